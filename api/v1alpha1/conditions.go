@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package v1alpha1
+
+// Condition types of a NixBuilder, in the order of the steps by which a machine
+// is checked. All are positive and always there, but Cordoned, which is there
+// only while true.
+const (
+	// ConditionAccepted says that the spec can be worked with. It depends on
+	// specs alone, never on the network.
+	ConditionAccepted = "Accepted"
+	// ConditionCredentialsValid says that every Secret in secretRefs can be
+	// used.
+	ConditionCredentialsValid = "CredentialsValid"
+	// ConditionReachable says that the host resolves and an SSH server answers.
+	ConditionReachable = "Reachable"
+	// ConditionHostKeyVerified says that the machine proved to be the right one.
+	ConditionHostKeyVerified = "HostKeyVerified"
+	// ConditionAuthenticated says that the machine accepted a key.
+	ConditionAuthenticated = "Authenticated"
+	// ConditionNixAvailable says that nix-daemon runs there and speaks a
+	// protocol that we speak.
+	ConditionNixAvailable = "NixAvailable"
+	// ConditionTrusted says that nix-daemon there trusts the user.
+	ConditionTrusted = "Trusted"
+	// ConditionSystemsVerified says that the machine builds for the systems and
+	// with the features that the spec declares.
+	ConditionSystemsVerified = "SystemsVerified"
+	// ConditionReady is the summary: every declared system has a machine in use.
+	ConditionReady = "Ready"
+	// ConditionCordoned says that at least one machine is cordoned.
+	ConditionCordoned = "Cordoned"
+)
+
+// Reasons that several conditions share.
+const (
+	// ReasonProbing means that the first probe has not ended yet.
+	ReasonProbing = "Probing"
+	// ReasonNotReached means that an earlier step failed, so that this one could
+	// not be tried.
+	ReasonNotReached = "NotReached"
+	// ReasonCordoned means that every endpoint is cordoned.
+	ReasonCordoned = "Cordoned"
+	// ReasonNotAccepted means that nothing is tried while Accepted is False.
+	ReasonNotAccepted = "NotAccepted"
+	// ReasonNoCredential means that nothing is tried without a usable key.
+	ReasonNoCredential = "NoCredential"
+)
+
+// Reasons of condition Ready. Where it is False it has the reason of the
+// condition that does not hold, so that the column REASON names the cause.
+const (
+	// ReasonAllHealthy (True) means that every endpoint is healthy.
+	ReasonAllHealthy = "AllHealthy"
+	// ReasonDegraded (True) means that some endpoint is not, but every system
+	// has one in use.
+	ReasonDegraded = "Degraded"
+)
