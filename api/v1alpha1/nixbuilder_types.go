@@ -172,7 +172,7 @@ type NixBuilderSpec struct {
 	// probe says how the machines are checked.
 	//
 	// +optional
-	// +kubebuilder:default={}
+	// +kubebuilder:default={intervalSeconds: 30, timeoutSeconds: 10, failureThreshold: 3, canary: Disabled}
 	Probe Probe `json:"probe,omitzero"`
 
 	// cordon takes all machines out of use: no new builds are placed on them,
