@@ -156,7 +156,7 @@ type NixBuilderSpec struct {
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=2048
-	// +kubebuilder:validation:items:XValidation:rule="self.matches('^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) AAAA[A-Za-z0-9+/]+={0,2}( [ -~]*)?$')",message="must be one public key in one line, '<type> <base64> [comment]' with type ssh-ed25519, ecdsa-sha2-nistp256, -nistp384, -nistp521 or ssh-rsa: the content of the authority's .pub file"
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp[0-9]+) AAAA[A-Za-z0-9+/]+={0,2}( .*)?$')",message="must be one public key in one line, '<type> <base64> [comment]' with type ssh-ed25519, ecdsa-sha2-nistp256, -nistp384, -nistp521 or ssh-rsa: the content of the authority's .pub file"
 	HostCertificateAuthorities []string `json:"hostCertificateAuthorities,omitempty"`
 
 	// remoteProgram is the absolute path of nix-daemon on the builder, for
@@ -218,7 +218,7 @@ type Endpoint struct {
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=2048
-	// +kubebuilder:validation:items:XValidation:rule="self.matches('^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) AAAA[A-Za-z0-9+/]+={0,2}( [ -~]*)?$')",message="must be one public key in one line, '<type> <base64> [comment]' with type ssh-ed25519, ecdsa-sha2-nistp256, -nistp384, -nistp521 or ssh-rsa, without a host name before it: the content of /etc/ssh/ssh_host_ed25519_key.pub on the machine"
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp[0-9]+) AAAA[A-Za-z0-9+/]+={0,2}( .*)?$')",message="must be one public key in one line, '<type> <base64> [comment]' with type ssh-ed25519, ecdsa-sha2-nistp256, -nistp384, -nistp521 or ssh-rsa, without a host name before it: the content of /etc/ssh/ssh_host_ed25519_key.pub on the machine"
 	HostKeys []string `json:"hostKeys,omitempty"`
 
 	// maxJobs is how many builds this machine runs at once, 1 to 1024. When
