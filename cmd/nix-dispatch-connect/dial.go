@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package main
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/connect"
+)
+
+const (
+	// dialTimeout bounds the wait for a dispatcher whose backlog is full. Nix
+	// stands still meanwhile: it starts nothing else until its hook answers.
+	dialTimeout = 10 * time.Second
+	// maxSocketPath is what a unix socket address holds besides its final NUL.
+	maxSocketPath = 107
+)
+
+// conn is the connection to the dispatcher.
+type conn struct {
+	*os.File
+	fd   int
+	path string
+}
+
+// dial connects without package net. It does not try again after a refusal:
+// Nix moves on to its next line by itself, and there can be many.
+func dial(path string) (*conn, error) {
+	if len(path) > maxSocketPath {
+		return nil, errors.New("the socket path " + path + " has more than " + strconv.Itoa(maxSocketPath) +
+			" bytes, which the kernel does not take: mount the dispatcher's volume under a shorter path")
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, errors.New("cannot make a socket: " + err.Error())
+	}
+	if err := connectWithin(fd, path, dialTimeout); err != nil {
+		_ = syscall.Close(fd)
+		return nil, explain(path, err)
+	}
+	// From here on the runtime's poller waits, so that both directions can
+	// block without a thread each.
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		_ = syscall.Close(fd)
+		return nil, errors.New("cannot set up the socket: " + err.Error())
+	}
+	return &conn{File: os.NewFile(uintptr(fd), path), fd: fd, path: path}, nil
+}
+
+// connectWithin connects a blocking socket. The send timeout bounds connect on
+// a unix socket, which then ends in EAGAIN; with a timeout set, a signal ends
+// it in EINTR.
+func connectWithin(fd int, path string, timeout time.Duration) error {
+	limit := syscall.NsecToTimeval(int64(timeout))
+	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &limit); err != nil {
+		return err
+	}
+	for {
+		err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
+		if err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+// explain says what to do about a connection that could not be made.
+func explain(path string, err error) error {
+	const logs = "; its log and its readiness say why"
+	switch err {
+	case syscall.ENOENT:
+		return errors.New("there is no dispatcher socket " + path +
+			": check that the nix-dispatcher container of this pod has started, and that the volume it writes to is mounted here at the same path" + logs)
+	case syscall.ECONNREFUSED:
+		return errors.New("nobody listens on " + path + ": the nix-dispatcher container of this pod has stopped or is being restarted" + logs)
+	case syscall.EAGAIN:
+		return errors.New("the dispatcher on " + path + " did not accept the connection within " + dialTimeout.String() + ": it is overloaded or hangs" + logs)
+	case syscall.EACCES, syscall.EPERM:
+		return errors.New("user " + strconv.Itoa(os.Getuid()) + " may not connect to " + path +
+			": the nix-dispatcher makes the socket writable for everybody, so look at the mode of the directories above it and at the security profile of this container")
+	}
+	return errors.New("cannot connect to " + path + ": " + err.Error())
+}
+
+// send writes the header.
+func (c *conn) send(header connect.Header) error {
+	message, err := header.Append(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Write(message); err != nil {
+		return errors.New("the dispatcher on " + c.path + " closed the connection at once (" + cause(err) + "); see its log")
+	}
+	return nil
+}
+
+// cause is err without the operation and path that os puts before it.
+func cause(err error) string {
+	var pathError *os.PathError
+	if errors.As(err, &pathError) {
+		return pathError.Err.Error()
+	}
+	return err.Error()
+}
