@@ -6,6 +6,7 @@ package nixlab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -30,23 +31,30 @@ type Link struct {
 // NewLink starts a relay from an address of the lab to the target
 // ("host:port").
 func (l *Lab) NewLink(target string) (*Link, error) {
-	address := l.nextAddress()
 	_, port, err := net.SplitHostPort(target)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("link: %w", err)
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(address, port))
+	link, err := listenLink(net.JoinHostPort(l.nextAddress(), port), target)
 	if err != nil {
 		return nil, err
 	}
-	link := &Link{listener: listener, target: target, silent: make(chan struct{}), connections: map[net.Conn]bool{}}
-	close(link.silent)
-	link.ctx, link.cancel = context.WithCancel(context.Background())
-	link.group.Go(link.serve)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.links = append(l.links, link)
 	return link, nil
+}
+
+func listenLink(address, target string) (*Link, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("link to %s: %w", target, err)
+	}
+	k := &Link{listener: listener, target: target, silent: make(chan struct{}), connections: map[net.Conn]bool{}}
+	close(k.silent)
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.group.Go(k.serve)
+	return k, nil
 }
 
 // Address is where the relay listens, as "host:port".

@@ -8,9 +8,9 @@ chgrp nixbld /nix/store
 chmod 1775 /nix/store
 chmod 1777 /nix/var/nix/gcroots/per-user /nix/var/nix/profiles/per-user
 
+rm -f /nix/var/nix/daemon-socket/socket # of the time before a restart
 # Without its state directory a daemon would take its own socket for the
 # store and fork without end; naming the store rules that out.
-rm -f /nix/var/nix/daemon-socket/socket # of the time before a restart
 NIX_REMOTE=local nix-daemon </dev/null >>/var/log/lab/nix-daemon.log 2>&1 3>&- &
 echo $! >/run/nix-daemon.pid
 
