@@ -1,0 +1,125 @@
+# `make help` lists the targets. On a fresh Debian machine with Go, as root,
+# `make demo` and `make test` install and build all that they need.
+
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --no-print-directory
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+IMAGE ?= nix-builder-operator:$(or $(VERSION),dev)
+FUZZTIME ?= 10s
+CONTAINER_TOOL ?= docker
+
+# One set of build flags for everything that is not a test, so that the many
+# packages that binaries, tools, vet and lint share are compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
+LDFLAGS := -s -w -X nixbuilder.io/nix-builder-operator/internal/version.version=$(VERSION)
+
+# Directories that hold generated files: `verify` compares them.
+GENERATED := api config charts docs
+
+##@ General
+
+.PHONY: help
+help: ## Show this help.
+	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET\n"} \
+		/^[a-z0-9-]+:.*##/ {printf "  %-18s %s\n", $$1, $$2} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites: ## Install the Debian packages that are missing (as root), or name them.
+	@hack/prerequisites.sh
+
+.PHONY: clean
+clean: ## Remove what was built in this tree (caches elsewhere stay).
+	rm -rf bin dist
+
+##@ Code
+
+.PHONY: generate
+generate: ## Generate deep copies.
+	hack/tool.sh controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+.PHONY: manifests
+manifests: ## Generate CRDs and roles below config/.
+	hack/tool.sh controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
+	hack/tool.sh controller-gen rbac:roleName=manager paths=./controllers/... output:rbac:dir=config/rbac
+
+.PHONY: chart
+chart: manifests ## Bring the Helm chart up to date with config/ and write its README.
+	go run ./hack/chart
+	hack/tool.sh helm-docs --chart-search-root charts --log-level warning
+
+.PHONY: generated
+generated: generate manifests chart ## All of the above.
+
+.PHONY: fmt
+fmt: ## Format the Go code.
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+
+.PHONY: build
+build: ## Build all binaries into bin/.
+	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: image
+image: ## Build the container image.
+	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+##@ Checks
+
+.PHONY: verify
+verify: ## Check that generated files are current.
+	@hack/verify.sh $(GENERATED)
+
+.PHONY: fmt-check
+fmt-check: ## Check that the Go code is formatted.
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [[ $$unformatted ]]; then printf 'not formatted (run `make fmt`):\n%s\n' "$$unformatted" >&2; exit 1; fi
+
+.PHONY: vet
+vet: ## Run go vet.
+	@hack/progress.sh vet go vet ./...
+
+.PHONY: lint
+lint: ## Run staticcheck.
+	@hack/progress.sh staticcheck hack/tool.sh staticcheck ./...
+
+##@ Tests
+
+.PHONY: test
+test: prerequisites envtest rootfs ## Run all tests; ends with one line of counts.
+	@hack/test.sh all
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need nothing but Go.
+	@hack/test.sh unit
+
+.PHONY: test-integration
+test-integration: envtest ## Run the tests that need an API server.
+	@hack/test.sh integration
+
+.PHONY: test-e2e
+test-e2e: prerequisites envtest rootfs ## Run the tests that need real Nix (as root).
+	@hack/test.sh e2e
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME.
+	@hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: envtest
+envtest: ## Build etcd, kube-apiserver and kubectl unless cached; prints where they are.
+	@hack/envtest/build.sh
+
+.PHONY: rootfs
+rootfs: prerequisites ## Unpack the Debian systems with Nix unless cached; prints where they are.
+	@hack/progress.sh 'root file systems with Nix' go run ./test/nixlab/cmd/nixlab -rootfs
+
+##@ Try it
+
+.PHONY: demo
+demo: prerequisites envtest rootfs ## Real builders, operator, dispatcher and build on this machine (KEEP=1 leaves it running).
+	@go run ./hack/demo

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# usage: test.sh all|unit|integration|e2e
+# Runs those tests with the race detector, uncached: many of them depend on
+# programs that Go's test cache does not know. Ends with a line of counts; the
+# full log is bin/test.json.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The race detector needs cgo. Flags are those of a plain `go test -race`, so
+# that it and this script share compiled packages.
+export CGO_ENABLED=1 GOFLAGS=-buildvcs=false
+
+list() { go list ./... | grep -E "$@" || true; }
+case ${1:-} in
+all) packages=./... ;;
+unit) packages=$(list -v '/test/(envtest|integration|nixlab|e2e)(/|$)') ;;
+integration) packages=$(list '/test/(envtest|integration)(/|$)') ;;
+e2e) packages=$(list '/test/(nixlab|e2e)(/|$)') ;;
+*)
+	sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2
+	exit 2
+	;;
+esac
+
+if [[ -z $packages ]]; then
+	echo "there are no $1 tests" >&2
+	exit 1
+fi
+
+KUBEBUILDER_ASSETS=$(hack/envtest/build.sh --where)
+export KUBEBUILDER_ASSETS
+
+mkdir -p bin
+rm -f bin/test.json
+# shellcheck disable=SC2086 # one word for each package
+hack/progress.sh testing hack/tool.sh gotestsum --format pkgname --hide-summary skipped --jsonfile bin/test.json -- \
+	-race -count=1 -timeout 30m $packages && status=0 || status=$?
+CGO_ENABLED=0 go run -trimpath ./hack/testcounts bin/test.json
+exit "$status"

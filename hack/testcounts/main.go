@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+// Command testcounts sums up a `go test -json` log in one line, such as
+// "12 passed, 0 failed, 1 skipped", and fails if a test did. Subtests count as
+// tests. A package that failed without a failed test (it does not compile, it
+// timed out) counts as one failure.
+//
+// The flags add the results of checks that are no Go tests. A log that does
+// not exist is a failure: the tests did not run.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	var total counts
+	flag.IntVar(&total.passed, "passed", 0, "`number` of other checks that passed")
+	flag.IntVar(&total.failed, "failed", 0, "`number` of other checks that failed")
+	flag.Parse()
+	for _, path := range flag.Args() {
+		if err := total.addFile(path); err != nil {
+			fmt.Fprintln(os.Stderr, "testcounts:", err)
+			total.failed++
+		}
+	}
+	fmt.Println(total)
+	if total.failed > 0 {
+		os.Exit(1)
+	}
+}
+
+type counts struct {
+	passed, failed, skipped int
+}
+
+// String is the line that the command prints.
+func (c counts) String() string {
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", c.passed, c.failed, c.skipped)
+}
+
+// event is what matters of a line of the log; see `go doc test2json`.
+type event struct {
+	Action, Package, Test string
+}
+
+func (c *counts) addFile(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := c.add(file); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *counts) add(log io.Reader) error {
+	reader := bufio.NewReader(log)
+	failedTests := map[string]int{}
+	for {
+		line, err := reader.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var e event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return err
+		}
+		switch {
+		case e.Test == "" && e.Action == "fail":
+			if failedTests[e.Package] == 0 {
+				c.failed++
+			}
+		case e.Test == "":
+		case e.Action == "pass":
+			c.passed++
+		case e.Action == "skip":
+			c.skipped++
+		case e.Action == "fail":
+			c.failed++
+			failedTests[e.Package]++
+		}
+	}
+}
