@@ -33,19 +33,51 @@ const (
 	ConditionCordoned = "Cordoned"
 )
 
-// Reasons that several conditions share.
+// Reasons that several conditions share. Those of a machine's steps (Reachable
+// to SystemsVerified) come from the prober besides; docs/spec lists them all.
 const (
-	// ReasonProbing means that the first probe has not ended yet.
-	ReasonProbing = "Probing"
+	// ReasonNotProbed means that the first probe has not ended yet.
+	ReasonNotProbed = "NotProbed"
 	// ReasonNotReached means that an earlier step failed, so that this one could
 	// not be tried.
 	ReasonNotReached = "NotReached"
-	// ReasonCordoned means that every endpoint is cordoned.
+	// ReasonCordoned means that every endpoint is cordoned, or, as the reason of
+	// condition Cordoned, that at least one is.
 	ReasonCordoned = "Cordoned"
 	// ReasonNotAccepted means that nothing is tried while Accepted is False.
 	ReasonNotAccepted = "NotAccepted"
 	// ReasonNoCredential means that nothing is tried without a usable key.
 	ReasonNoCredential = "NoCredential"
+)
+
+// Reasons of condition Accepted.
+const (
+	// ReasonAccepted (True) means that the spec can be worked with.
+	ReasonAccepted = "Accepted"
+	// ReasonInvalidHost means that a host is no address after all.
+	ReasonInvalidHost = "InvalidHost"
+	// ReasonInvalidKey means that a host key or authority is no public key.
+	ReasonInvalidKey = "InvalidKey"
+	// ReasonDuplicateEndpoint means that an older NixBuilder of the namespace
+	// has the same machine.
+	ReasonDuplicateEndpoint = "DuplicateEndpoint"
+)
+
+// Reasons of condition CredentialsValid, besides those about the key itself.
+const (
+	// ReasonCredentialsUsable (True) means that every Secret holds a usable key.
+	ReasonCredentialsUsable = "CredentialsUsable"
+	// ReasonSecretNotFound means that there is no Secret of that name.
+	ReasonSecretNotFound = "SecretNotFound"
+	// ReasonSecretForbidden means that the operator may not read it.
+	ReasonSecretForbidden = "SecretForbidden"
+	// ReasonSecretWrongType means that its type is not kubernetes.io/ssh-auth.
+	ReasonSecretWrongType = "SecretWrongType"
+	// ReasonSecretNotLabelled means that it lacks the label by which its owner
+	// allows it to be used.
+	ReasonSecretNotLabelled = "SecretNotLabelled"
+	// ReasonSecretKeyMissing means that it has no data under ssh-privatekey.
+	ReasonSecretKeyMissing = "SecretKeyMissing"
 )
 
 // Reasons of condition Ready. Where it is False it has the reason of the
@@ -56,4 +88,10 @@ const (
 	// ReasonDegraded (True) means that some endpoint is not, but every system
 	// has one in use.
 	ReasonDegraded = "Degraded"
+	// ReasonSystemsUnknown (False) means that the machines can be used but did
+	// not tell for which systems, and the spec does not either.
+	ReasonSystemsUnknown = "SystemsUnknown"
+	// ReasonSystemNotServed (False) means that no endpoint builds for a system
+	// that the spec declares.
+	ReasonSystemNotServed = "SystemNotServed"
 )

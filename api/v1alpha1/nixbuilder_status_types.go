@@ -117,14 +117,20 @@ type EndpointStatus struct {
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name"`
 
+	// address is the host and port that all this is about. Another one in the
+	// spec means another machine, of which nothing is known yet.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=264
+	Address string `json:"address,omitempty"`
+
 	// state says whether builds are placed on it: Unknown, Healthy, Suspect
 	// (its last probe failed; still used if lastHealthyTime is set) or Unhealthy.
 	//
 	// +required
 	State EndpointState `json:"state"`
 
-	// reason is why it is in that state, in one word, the same as the reason of
-	// the condition that does not hold.
+	// reason is why it is in that state, in one word.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
@@ -136,8 +142,9 @@ type EndpointStatus struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message,omitempty"`
 
-	// failedCondition is the type of the condition that does not hold for it.
-	// The conditions after that one are Unknown.
+	// failedCondition is the type of the first condition that does not hold for
+	// it, or, in state Healthy, that could not be verified: reason and message
+	// are about that one. Absent where every condition holds.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
