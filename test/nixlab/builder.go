@@ -106,11 +106,12 @@ func (b *Builder) KnownHostsLine() string {
 // MachinesLine is the builder's line for a machines file: the trusted user,
 // the lab's key, so many jobs, the builder's features and its host key. Nix
 // before 2.31 can use it on port 22 only.
-func (b *Builder) MachinesLine(jobs int) string {
-	host := b.address
-	if b.port != 22 {
-		host = b.Address()
-	}
+func (b *Builder) MachinesLine(jobs int) string { return b.MachinesLineAt(b.Address(), jobs) }
+
+// MachinesLineAt is [Builder.MachinesLine] with another address ("host:port"),
+// such as that of a [Link].
+func (b *Builder) MachinesLineAt(address string, jobs int) string {
+	host := strings.TrimSuffix(address, ":22")
 	features := "-"
 	if len(b.features) > 0 {
 		features = strings.Join(b.features, ",")

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package e2e_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"nixbuilder.io/nix-builder-operator/test/nixlab"
+)
+
+// dispatcher is a running nix-dispatcher.
+type dispatcher struct {
+	// volume is the directory it shares with its clients.
+	volume string
+	// machines is the machines file it reads.
+	machines string
+
+	command *exec.Cmd
+	done    chan struct{}
+	log     lockedBuffer
+}
+
+// newDispatcher starts a dispatcher for the lines of a machines file and
+// returns once its clients can begin. It lasts until the end of the current
+// node, and so does all that it is given.
+func newDispatcher(lines ...string) *dispatcher {
+	GinkgoHelper()
+	dir := GinkgoT().TempDir()
+	d := &dispatcher{
+		volume:   filepath.Join(dir, "volume"),
+		machines: filepath.Join(dir, "machines"),
+		done:     make(chan struct{}),
+	}
+	spool := filepath.Join(dir, "spool")
+	for _, path := range []string{d.volume, spool} {
+		Expect(os.Mkdir(path, 0o755)).To(Succeed())
+	}
+	d.setMachines(lines...)
+	d.command = exec.Command(filepath.Join(programs, "nix-dispatcher"),
+		"--builders="+d.machines,
+		"--client-dir="+d.volume,
+		"--client-path="+nixlab.VolumePath,
+		"--helper="+filepath.Join(programs, "nix-dispatch-connect"),
+		"--spool-dir="+spool,
+	)
+	d.command.Stdout, d.command.Stderr = &d.log, &d.log
+	d.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	Expect(d.command.Start()).To(Succeed())
+	go func() {
+		defer close(d.done)
+		_ = d.command.Wait() // the log tells why
+	}()
+	DeferCleanup(d.stop)
+	DeferCleanup(func() {
+		if CurrentSpecReport().Failed() {
+			AddReportEntry("log of the dispatcher", d.log.String())
+		}
+	})
+	Eventually(func() error {
+		_, err := os.Stat(filepath.Join(d.volume, "machines"))
+		return err
+	}).WithTimeout(patience).Should(Succeed(), "the dispatcher's log:\n%s", &d.log)
+	return d
+}
+
+// setMachines replaces the machines file as a whole.
+func (d *dispatcher) setMachines(lines ...string) {
+	GinkgoHelper()
+	text := strings.Join(lines, "\n") + "\n"
+	Expect(os.WriteFile(d.machines+".new", []byte(text), 0o600)).To(Succeed())
+	Expect(os.Rename(d.machines+".new", d.machines)).To(Succeed())
+}
+
+// stop ends the dispatcher in an orderly way.
+func (d *dispatcher) stop() {
+	GinkgoHelper()
+	_ = d.command.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case <-d.done:
+	case <-time.After(patience):
+		_ = d.command.Process.Kill() // likewise
+		<-d.done
+		Fail("the dispatcher did not end; its log:\n" + d.log.String())
+	}
+}
+
+// lockedBuffer is a buffer that a process writes to while a test reads it.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
