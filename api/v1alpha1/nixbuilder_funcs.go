@@ -47,10 +47,7 @@ func (s *NixBuilderStatus) Condition(conditionType string) *metav1.Condition {
 	return nil
 }
 
-// InUse reports whether builds are placed on the machine, apart from a cordon:
-// it is healthy, or it was until its last probes failed fewer times in a row
-// than the failure threshold.
+// InUse reports whether builds are placed on the machine, apart from a cordon.
 func (s *EndpointStatus) InUse() bool {
-	return s.State == EndpointHealthy ||
-		s.State == EndpointSuspect && s.LastHealthyTime != nil
+	return s.State == EndpointHealthy || s.State == EndpointSuspect
 }

@@ -17,9 +17,8 @@ const (
 	EndpointUnknown EndpointState = "Unknown"
 	// EndpointHealthy is a machine whose last probe went through.
 	EndpointHealthy EndpointState = "Healthy"
-	// EndpointSuspect is a machine whose last probe failed, but not yet as many
-	// in a row as failureThreshold. If it was healthy before (lastHealthyTime is
-	// set) it is still used.
+	// EndpointSuspect is a machine that was healthy and whose last probes failed,
+	// but not yet as many in a row as failureThreshold. It is still used.
 	EndpointSuspect EndpointState = "Suspect"
 	// EndpointUnhealthy is a machine that is out of use until a probe goes
 	// through.
@@ -124,8 +123,8 @@ type EndpointStatus struct {
 	// +kubebuilder:validation:MaxLength=264
 	Address string `json:"address,omitempty"`
 
-	// state says whether builds are placed on it: Unknown, Healthy, Suspect
-	// (its last probe failed; still used if lastHealthyTime is set) or Unhealthy.
+	// state says whether builds are placed on it: Unknown (not probed yet),
+	// Healthy, Suspect (its last probe failed; still used) or Unhealthy.
 	//
 	// +required
 	State EndpointState `json:"state"`
@@ -205,8 +204,8 @@ type EndpointStatus struct {
 	// +optional
 	LastTransitionTime *metav1.Time `json:"lastTransitionTime,omitempty"`
 
-	// lastHealthyTime is when it was seen to leave state Healthy, absent while
-	// it is in it and where it never was.
+	// lastHealthyTime is when a probe went through last, absent in state Healthy
+	// and where none ever did.
 	//
 	// +optional
 	LastHealthyTime *metav1.Time `json:"lastHealthyTime,omitempty"`
