@@ -4,6 +4,9 @@
 package v1alpha1
 
 import (
+	"net"
+	"net/netip"
+	"strconv"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +28,15 @@ func (s *NixBuilderSpec) ActiveCordon(endpoint *Endpoint, now time.Time) *Cordon
 		return s.Cordon
 	}
 	return nil
+}
+
+// Address returns host and port in the one spelling that status uses.
+func (e *Endpoint) Address() string {
+	host := e.Host
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
 }
 
 // Endpoint returns the status of the endpoint of that name, or nil.
