@@ -16,11 +16,12 @@ const (
 	// maxNameLength bounds a readable class name. Clients make a lock file
 	// named after the whole store URI, and file names end at 255 bytes.
 	maxNameLength = 80
+	// separator stands between system and features, twice before mandatory
+	// ones. A word that contains it is not spelled out.
+	separator = "."
 	// opaqueMark separates system and hash in a class name that cannot be
 	// spelled out. No readable name contains it.
-	opaqueMark = "~~~"
-	// MaxSlot is the highest slot number a client may name.
-	MaxSlot = 4095
+	opaqueMark = "..."
 )
 
 // Class is a kind of build: what a line of the client's machines file stands
@@ -54,14 +55,14 @@ func Need(system string, features []string) Class {
 }
 
 // Name returns the class's name for use in a store URI: stable, short, and of
-// characters that neither URIs nor shells treat specially. "x86_64-linux",
-// "x86_64-linux~kvm~nixos-test", "aarch64-darwin~~gpu" (gpu is mandatory). A
+// letters, digits, dashes, underscores and dots. "x86_64-linux",
+// "x86_64-linux.kvm.nixos-test", "aarch64-darwin..gpu" (gpu is mandatory). A
 // class whose name would be long or contain other characters is named by a
-// hash.
+// hash, so a name is looked up, not taken apart.
 func (c Class) Name() string {
-	name := strings.Join(append([]string{c.System}, c.Features...), "~")
+	name := strings.Join(append([]string{c.System}, c.Features...), separator)
 	if len(c.Mandatory) > 0 {
-		name += "~~" + strings.Join(c.Mandatory, "~")
+		name += separator + separator + strings.Join(c.Mandatory, separator)
 	}
 	if len(name) <= maxNameLength && c.spellable() {
 		return name
@@ -89,25 +90,6 @@ func (c Class) String() string {
 	return c.System + " with " + strings.Join(all, ", ")
 }
 
-// LineName joins a class name and a slot number to what a client's store URI
-// carries.
-func LineName(class string, slot int) string {
-	return class + "." + strconv.Itoa(slot)
-}
-
-// ParseLineName splits what [LineName] joined.
-func ParseLineName(s string) (class string, slot int, err error) {
-	dot := strings.LastIndexByte(s, '.')
-	if dot <= 0 {
-		return "", 0, fmt.Errorf("%q is not a class and a slot number joined by a dot", s)
-	}
-	slot, err = strconv.Atoi(s[dot+1:])
-	if err != nil || slot < 0 || slot > MaxSlot || strconv.Itoa(slot) != s[dot+1:] {
-		return "", 0, fmt.Errorf("slot %q of class %q is not a number from 0 to %d", s[dot+1:], s[:dot], MaxSlot)
-	}
-	return s[:dot], slot, nil
-}
-
 func (c Class) spellable() bool {
 	for _, word := range slices.Concat([]string{c.System}, c.Features, c.Mandatory) {
 		if !plain(word) {
@@ -117,8 +99,8 @@ func (c Class) spellable() bool {
 	return true
 }
 
-// plain reports whether word consists of characters that are unreserved in URIs
-// and no part of the grammar of class names.
+// plain reports whether word consists of characters that mean nothing to URIs,
+// shells and the grammar of class names.
 func plain(word string) bool {
 	if word == "" {
 		return false
@@ -126,7 +108,7 @@ func plain(word string) bool {
 	for _, r := range word {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		case r == '-' || r == '_' || r == '.':
+		case r == '-' || r == '_':
 		default:
 			return false
 		}

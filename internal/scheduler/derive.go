@@ -72,7 +72,7 @@ func limitSlots(lines []Line, limit int) {
 	}
 	// The sum grows with the level: the highest one that fits comes right
 	// before the first that does not.
-	level := sort.Search(MaxSlot+1, func(n int) bool { return sum(n+1) > limit })
+	level := sort.Search(limit, func(n int) bool { return sum(n+1) > limit })
 	for i := range lines {
 		lines[i].Slots = max(1, min(lines[i].Slots, level))
 	}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+// Command nix-dispatcher gives the builds of Nix clients beside it to remote
+// builders. It runs as a sidecar of a client container, or anywhere with a
+// machines file.
+//
+//	nix-dispatcher [flags]         serve until SIGTERM
+//	nix-dispatcher ready [flags]   succeed if a dispatcher serves the directory
+//	nix-dispatcher version         print the version
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"nixbuilder.io/nix-builder-operator/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	err := run(ctx, os.Args[1:])
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "nix-dispatcher:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// run does what args ask for.
+func run(ctx context.Context, args []string) error {
+	command := "serve"
+	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "serve":
+		opts, err := parseFlags(args)
+		if err != nil {
+			return err
+		}
+		return serve(ctx, opts)
+	case "ready":
+		return ready(ctx, args)
+	case "version":
+		fmt.Println(version.String())
+		return nil
+	}
+	return fmt.Errorf("unknown command %q: there are serve, ready and version", command)
+}

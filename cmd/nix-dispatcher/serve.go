@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/dispatch"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/clientdir"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
+	"nixbuilder.io/nix-builder-operator/internal/inventory"
+	"nixbuilder.io/nix-builder-operator/internal/scheduler"
+	"nixbuilder.io/nix-builder-operator/internal/spool"
+	"nixbuilder.io/nix-builder-operator/internal/version"
+)
+
+// serve runs a dispatcher until ctx ends, and then lets builds finish.
+func serve(ctx context.Context, o options) (err error) {
+	log := o.logger()
+	store, err := spool.Open(spool.Options{Dir: o.spoolDir, MaxBytes: int64(o.spoolSize), Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	directory := clientdir.New(clientdir.Options{
+		Path: o.volume, ClientPath: o.clientPath, Helper: o.helper, MaxLines: o.maxLines,
+	})
+	if err := directory.Install(); err != nil {
+		return err
+	}
+	listener, err := listen(directory.Socket())
+	if err != nil {
+		return err
+	}
+	ledger := scheduler.NewLocal(scheduler.LocalOptions{})
+	builders := fleet.New(fleet.Options{
+		Dial:        fleet.DialSSH(fleet.SSHOptions{KeysDir: o.keysDir, IdentityFile: o.identityFile, KnownHosts: o.knownHosts}),
+		OnChange:    ledger.Update,
+		OpenTimeout: o.openTimeout,
+		Logger:      log,
+	})
+	defer builders.Close()
+	server := dispatch.NewServer(dispatch.Options{
+		Scheduler: ledger,
+		Builders:  dispatch.OnFleet(builders),
+		Classes:   directory,
+		Spool:     store,
+		Limits:    dispatch.Limits{Locate: o.locateTimeout, SpooledOutput: uint64(o.spooledOutput)},
+		Version:   version.String(),
+		Logger:    log,
+	})
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	documents := inventory.Watch(watching, o.builders, inventory.WatchOptions{
+		Logger: log, File: inventory.FileOptions{User: o.user},
+	})
+	go follow(documents, builders, directory, log)
+
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	log.Info("Dispatcher started", "socket", directory.Socket(), "version", version.String())
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	log.Info("Dispatcher stops; running builds may finish", "within", o.shutdownTimeout)
+	began := time.Now()
+	limit, cancel := context.WithTimeout(context.Background(), o.shutdownTimeout)
+	defer cancel()
+	if err := server.Shutdown(limit); err != nil {
+		log.Warn("Builds were cut short", "error", err)
+	}
+	log.Info("Dispatcher stopped", "seconds", time.Since(began).Seconds())
+	return nil
+}
+
+// follow applies every new list of builders.
+func follow(documents <-chan inventory.Document, builders *fleet.Fleet, directory *clientdir.Directory, log *slog.Logger) {
+	for document := range documents {
+		builders.Update(document)
+		changed, err := directory.Publish(builders.Builders())
+		switch {
+		case err != nil:
+			log.Error("Machines file for clients was not written", "error", err)
+		case changed:
+			log.Info("Wrote the machines file for clients", "builders", len(document.Builders))
+		}
+	}
+}
+
+// listen opens the socket for everybody: whoever sees the directory may build. A
+// socket that an earlier process left is replaced, one that is in use is not.
+func listen(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("another dispatcher serves %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove an old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}

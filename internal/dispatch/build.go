@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/scheduler"
+)
+
+// platformBuiltin is the system of derivations that run inside Nix itself; any
+// builder does.
+const platformBuiltin = "builtin"
+
+// Pauses after a builder that was free could not be opened.
+const (
+	firstReplace = 50 * time.Millisecond
+	maxReplace   = 5 * time.Second
+)
+
+// buildDerivation answers operation 36.
+func (s *session) buildDerivation(r *daemon.BuildDerivation) error {
+	ctx, stop := s.daemon.WatchHangup(s.ctx)
+	defer stop()
+	b, err := s.newBuild(r)
+	if err != nil {
+		return err
+	}
+	result, err := b.run(ctx)
+	if err != nil {
+		return err
+	}
+	return s.daemon.ReplyBuildResult(result)
+}
+
+// build is one derivation on its way.
+type build struct {
+	session *session
+	request *daemon.BuildDerivation
+	need    scheduler.Request
+	log     *log
+	// lost has one entry for every builder that was lost with the build on it.
+	lost []*fleet.LostError
+}
+
+func (s *session) newBuild(r *daemon.BuildDerivation) (*build, error) {
+	features, err := r.Derivation.RequiredSystemFeatures()
+	if err != nil {
+		return nil, err
+	}
+	system := r.Derivation.Platform
+	if system == platformBuiltin {
+		system = s.class.System
+	}
+	for _, path := range r.Derivation.InputSources {
+		s.inputs.add(path)
+	}
+	return &build{
+		session: s,
+		request: r,
+		need:    scheduler.Request{Class: scheduler.Need(system, features), Key: r.DrvPath},
+		log:     &log{send: s.daemon.Send},
+	}, nil
+}
+
+// run places, transfers and builds, again and again while builders are lost. A
+// build that fails is a result, not an error.
+func (b *build) run(ctx context.Context) (*daemon.BuildResult, error) {
+	s := b.session
+	for {
+		p, err := b.place(ctx)
+		if err != nil {
+			return nil, err
+		}
+		began := time.Now()
+		result, err := b.attempt(ctx, p)
+		p.lease.Release()
+		if err == nil {
+			s.log.Info("Built", "drv", b.request.DrvPath, "builder", p.builder, "status", result.Status.String(), "seconds", time.Since(began).Seconds())
+			return result, nil
+		}
+		p.session.Close()
+		var lost *fleet.LostError
+		if !errors.As(err, &lost) || ctx.Err() != nil {
+			return nil, err
+		}
+		// It need not be the one that was to build: inputs may come from others.
+		s.log.Warn("Builder was lost during a build", "drv", b.request.DrvPath, "builder", lost.Builder, "error", err)
+		b.lost = append(b.lost, lost)
+		b.need.Avoid = append(b.need.Avoid, lost.Builder)
+		if err := b.giveUp(p); err != nil {
+			return nil, err
+		}
+		if err := b.log.reset(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// giveUp returns why the build is not tried again, or nil.
+func (b *build) giveUp(p *placement) error {
+	if p.bound {
+		return fmt.Errorf("%w; the build cannot move because the dispatcher's spool had no room for its inputs", b.lost[0])
+	}
+	if len(b.lost) < b.session.server.limits.Attempts {
+		return nil
+	}
+	texts := make([]string, len(b.lost))
+	for i, lost := range b.lost {
+		texts[i] = lost.Error()
+	}
+	return fmt.Errorf("gave up after losing %d builders: %s", len(b.lost), strings.Join(texts, "; "))
+}
+
+// place returns where the build runs next: the builder that the upload has bound
+// it to, or one that the scheduler finds.
+func (b *build) place(ctx context.Context) (*placement, error) {
+	s := b.session
+	if p := s.bound; p != nil {
+		s.bound = nil
+		if !s.server.serves(p.builder, b.need.Class) {
+			p.release()
+			return nil, fmt.Errorf("the inputs are on builder %s, which cannot build for %s", p.builder, b.need.Class)
+		}
+		return p, nil
+	}
+	p, err := s.place(ctx, b.need)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(b.lost); n > 0 {
+		last := b.lost[n-1]
+		line := fmt.Sprintf("builder %s lost (%v): rebuilding on %s", last.Builder, last.Err, p.builder)
+		if err := s.say(line); err != nil {
+			p.release()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// attempt is one try on one builder: transfer, build, collect.
+func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult, error) {
+	s := b.session
+	if err := s.supply(ctx, p, s.inputs.paths); err != nil {
+		return nil, err
+	}
+	result, err := p.session.BuildDerivation(ctx, b.request.DrvPath, b.request.Derivation, b.log.relay)
+	if err != nil {
+		return nil, err
+	}
+	if !result.Status.Success() {
+		p.session.Close()
+		return result, nil
+	}
+	outputs, err := s.collect(ctx, p, b.request.Derivation, result)
+	if err != nil {
+		return nil, err
+	}
+	s.keep(p, outputs)
+	return result, nil
+}
+
+// placement is a slot on a builder and a session there.
+type placement struct {
+	builder string
+	lease   *scheduler.Lease
+	session Builder
+	// has are paths that are known to be on the builder and to stay there as
+	// long as the session.
+	has map[string]bool
+	// bound is set when inputs are on this builder only.
+	bound bool
+}
+
+func (p *placement) release() {
+	p.session.Close()
+	p.lease.Release()
+}
+
+// place waits for a slot and opens a session, telling the user what it waits for.
+// A builder that cannot be opened is down, and the next one is tried.
+func (s *session) place(ctx context.Context, r scheduler.Request) (*placement, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.server.draining, func() { cancel(context.Cause(s.server.draining)) })()
+	for pause := firstReplace; ; pause = min(2*pause, maxReplace) {
+		lease, err := s.server.opts.Scheduler.Acquire(ctx, r, func(w scheduler.Waiting) {
+			if err := s.say(w.String()); err != nil {
+				cancel(err)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		session, err := s.server.opts.Builders.Open(ctx, lease.Builder)
+		if err == nil {
+			return &placement{builder: lease.Builder, lease: lease, session: session, has: map[string]bool{}}, nil
+		}
+		lease.Release()
+		var lost *fleet.LostError
+		if !errors.As(err, &lost) {
+			return nil, err
+		}
+		s.log.Warn("Builder could not be used", "builder", lost.Builder, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+// Package dispatch is the dispatcher's session code: it accepts the
+// connections that a Nix client's build hook makes through the helper, and
+// gives each build a builder.
+//
+// To the client a session is a remote store that trusts it and answers at once.
+// Behind that:
+//
+//	31 QueryValidPaths     answered from the spool and from what several builders have
+//	44 AddMultipleToStore  into the spool
+//	36 BuildDerivation     place (a slot), transfer (what the builder lacks), build, collect outputs
+//	26, 38                 the outputs, from the spool or from the builder
+//
+// Nothing is decided before 36, when derivation and inputs are known, and
+// everything a build needs can then be had without the client. So a build whose
+// builder is lost is placed, transferred and built again; only uploads for which
+// the spool had no room are bound to one builder.
+//
+// A client learns store paths of its own builds only, and can change nothing on a
+// builder: operations outside the list are protocol errors, settings are answered
+// and dropped.
+package dispatch
+
+import (
+	"context"
+	"io"
+
+	"nixbuilder.io/nix-builder-operator/internal/connect"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/scheduler"
+	"nixbuilder.io/nix-builder-operator/internal/spool"
+)
+
+// Scheduler grants slots on builders.
+type Scheduler interface {
+	// Acquire waits for a slot, telling notify why. The caller releases the
+	// lease.
+	Acquire(ctx context.Context, r scheduler.Request, notify func(scheduler.Waiting)) (*scheduler.Lease, error)
+}
+
+// Builders opens sessions on builders.
+type Builders interface {
+	// Builders returns all builders with their health.
+	Builders() []scheduler.Builder
+	// Open opens a session on the builder of that ID. A failure of the builder
+	// is a *fleet.LostError.
+	Open(ctx context.Context, id string) (Builder, error)
+}
+
+// Builder is a daemon session on a builder, as of [fleet.Session], where errors
+// are explained.
+type Builder interface {
+	QueryValidPaths(ctx context.Context, paths []string, substitute bool, sink daemon.MessageSink) ([]string, error)
+	QuerySubstitutablePaths(ctx context.Context, paths []string) ([]string, error)
+	AddMultipleToStore(ctx context.Context, source daemon.PathSource, sink daemon.MessageSink) error
+	BuildDerivation(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink) (*daemon.BuildResult, error)
+	QueryPathInfo(ctx context.Context, path string) (*daemon.PathInfo, bool, error)
+	NARFromPath(ctx context.Context, path string, dst io.Writer) error
+	// Keep gives the session back after questions; Close ends it.
+	Keep()
+	Close()
+}
+
+// Classes knows the lines of the clients' machines file.
+type Classes interface {
+	// Lookup returns the class of a line, or an error that tells the client
+	// what is wrong with it.
+	Lookup(target connect.Target) (scheduler.Class, error)
+}
+
+// Spool keeps NARs.
+type Spool interface {
+	// Create reserves room for a NAR; [spool.ErrNoRoom] if there is none.
+	Create(info daemon.PathInfo) (*spool.Writer, error)
+	// Pin returns a NAR that is there.
+	Pin(path string) (*spool.Pin, bool)
+}
+
+// OnFleet returns the fleet as Builders.
+func OnFleet(f *fleet.Fleet) Builders { return fleetBuilders{f} }
+
+type fleetBuilders struct{ *fleet.Fleet }
+
+func (f fleetBuilders) Open(ctx context.Context, id string) (Builder, error) {
+	session, err := f.Fleet.Open(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
+}

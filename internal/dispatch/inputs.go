@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package dispatch
+
+import (
+	"nixbuilder.io/nix-builder-operator/internal/spool"
+)
+
+// inputs are the store paths that a client has named or uploaded, with pins on
+// those that are in the spool. It belongs to one session and is not safe for
+// concurrent use.
+type inputs struct {
+	spool Spool
+	// paths has every path once, in the order in which they were named.
+	paths []string
+	// pins has an entry for each of paths; nil where the path is not in the
+	// spool.
+	pins map[string]*spool.Pin
+	// present has the paths that are in the spool or on a builder, or that a
+	// builder can fetch; the client has been told so or has uploaded them.
+	present map[string]bool
+}
+
+func newInputs(s Spool) *inputs {
+	return &inputs{spool: s, pins: map[string]*spool.Pin{}, present: map[string]bool{}}
+}
+
+// add makes path an input and reports whether it is in the spool.
+func (in *inputs) add(path string) bool {
+	pin, known := in.pins[path]
+	if !known {
+		in.paths = append(in.paths, path)
+	}
+	if pin == nil {
+		pin, _ = in.spool.Pin(path)
+		in.pins[path] = pin
+		in.present[path] = in.present[path] || pin != nil
+	}
+	return pin != nil
+}
+
+// put makes the path of a pin an input. The pin is released with the others.
+func (in *inputs) put(pin *spool.Pin) {
+	path := pin.Info().Path
+	old, known := in.pins[path]
+	switch {
+	case !known:
+		in.paths = append(in.paths, path)
+	case old != nil:
+		old.Release()
+	}
+	in.pins[path] = pin
+	in.present[path] = true
+}
+
+// available returns the present paths in the order in which they were named.
+func (in *inputs) available() []string {
+	var out []string
+	for _, path := range in.paths {
+		if in.present[path] {
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// pin returns the pin of an input that is in the spool, or nil.
+func (in *inputs) pin(path string) *spool.Pin {
+	if in.add(path) {
+		return in.pins[path]
+	}
+	return nil
+}
+
+func (in *inputs) release() {
+	for _, pin := range in.pins {
+		if pin != nil {
+			pin.Release()
+		}
+	}
+	in.paths, in.pins, in.present = nil, nil, nil
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package dispatch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+)
+
+// ErrServerClosed is returned by Serve after Shutdown.
+var ErrServerClosed = errors.New("dispatch: server closed")
+
+// errDraining answers builds that have not started when the server shuts down.
+var errDraining = errors.New("the dispatcher is shutting down: start the build again when it is back")
+
+// errKilled is the cause of sessions cut short by the end of Shutdown's time.
+var errKilled = errors.New("the dispatcher was stopped while the build ran")
+
+// Limits are the bounds of a session. Zero fields have defaults.
+type Limits struct {
+	// Greeting bounds header and handshake; 30 s.
+	Greeting time.Duration
+	// Locate bounds the questions to builders while a client waits for the
+	// answer to QueryValidPaths; 2 s. Who has not answered has nothing.
+	Locate time.Duration
+	// Substitutes bounds asking builders what they could substitute; 15 s.
+	Substitutes time.Duration
+	// SpooledOutput is the largest output that is fetched into the spool before
+	// the client is told of it, in bytes; 256 MiB. Larger ones stream from the
+	// builder.
+	SpooledOutput uint64
+	// Attempts is how many builders one build may lose; 4.
+	Attempts int
+}
+
+func (l Limits) withDefaults() Limits {
+	l.Greeting = cmp.Or(l.Greeting, 30*time.Second)
+	l.Locate = cmp.Or(l.Locate, 2*time.Second)
+	l.Substitutes = cmp.Or(l.Substitutes, 15*time.Second)
+	l.SpooledOutput = cmp.Or(l.SpooledOutput, 256<<20)
+	l.Attempts = cmp.Or(l.Attempts, 4)
+	return l
+}
+
+// Options configure a [Server]. All but Limits and Version are required.
+type Options struct {
+	Scheduler Scheduler
+	Builders  Builders
+	Classes   Classes
+	Spool     Spool
+	Limits    Limits
+	// Version is what clients show as the daemon's version.
+	Version string
+	Logger  *slog.Logger
+}
+
+// Server serves clients.
+type Server struct {
+	opts    Options
+	limits  Limits
+	log     *slog.Logger
+	outputs *registry
+	tardy   tardiness
+
+	// running ends when Shutdown's time is up, draining when it begins.
+	running  context.Context
+	kill     context.CancelCauseFunc
+	draining context.Context
+	drain    context.CancelCauseFunc
+
+	wg sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	sessions  map[*session]struct{}
+}
+
+// NewServer returns a server that Serve starts.
+func NewServer(opts Options) *Server {
+	s := &Server{
+		opts:      opts,
+		limits:    opts.Limits.withDefaults(),
+		log:       opts.Logger,
+		outputs:   newRegistry(),
+		listeners: map[net.Listener]struct{}{},
+		sessions:  map[*session]struct{}{},
+	}
+	s.running, s.kill = context.WithCancelCause(context.Background())
+	s.draining, s.drain = context.WithCancelCause(s.running)
+	return s
+}
+
+// Serve accepts connections from l until Shutdown and closes it. Its error is
+// never nil.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	s.mu.Lock()
+	if s.draining.Err() != nil {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	for {
+		conn, err := l.Accept()
+		if s.draining.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return ErrServerClosed
+		}
+		if err != nil {
+			return err
+		}
+		s.start(conn)
+	}
+}
+
+// start runs a session for conn, unless the server closes.
+func (s *Server) start(conn net.Conn) {
+	n := newSession(s, conn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Err() != nil {
+		conn.Close()
+		return
+	}
+	s.sessions[n] = struct{}{}
+	s.wg.Go(func() {
+		n.run()
+		s.mu.Lock()
+		delete(s.sessions, n)
+		s.mu.Unlock()
+	})
+}
+
+// Shutdown stops accepting, closes idle sessions, refuses builds that still wait
+// and lets those that run finish. When ctx ends the rest is cut short. It returns
+// when every session has ended: nil, or the cause of ctx's end if any was cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.drain(errDraining)
+	for l := range s.listeners {
+		l.Close()
+	}
+	for n := range s.sessions {
+		n.closeIfIdle()
+	}
+	s.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+		s.kill(errKilled)
+		<-done
+	}
+	s.kill(ErrServerClosed)
+	return err
+}
+
+// handshake is what clients are told.
+func (s *Server) handshake() daemon.ServerOptions {
+	return daemon.ServerOptions{DaemonVersion: s.opts.Version, Trust: daemon.Trusted}
+}

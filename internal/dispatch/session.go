@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/connect"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/scheduler"
+)
+
+// session is one connection of a client.
+type session struct {
+	server *Server
+	conn   net.Conn
+	log    *slog.Logger
+	// ctx ends when the server is killed.
+	ctx context.Context
+
+	class  scheduler.Class
+	hook   connect.Key
+	daemon *daemon.Server
+
+	inputs *inputs
+	// substitute is set once the client has allowed builders to fetch inputs
+	// from their substituters.
+	substitute bool
+	// bound is set when an upload went straight to a builder.
+	bound *placement
+	// built is the builder session of the last build, kept for outputs that
+	// are not in the spool and because the builder's garbage collector spares
+	// them as long as it lasts. kept names the builder.
+	built Builder
+	kept  string
+
+	mu sync.Mutex
+	// idle is set while the session waits for a request and owes its client
+	// nothing.
+	idle bool
+}
+
+func newSession(server *Server, conn net.Conn) *session {
+	return &session{
+		server: server,
+		conn:   conn,
+		log:    server.log,
+		ctx:    server.running,
+		idle:   true,
+		inputs: newInputs(server.opts.Spool),
+	}
+}
+
+// run serves the connection to its end.
+func (s *session) run() {
+	// Nothing but closing ends a read that is under way.
+	stop := context.AfterFunc(s.ctx, func() { s.conn.Close() })
+	defer stop()
+	defer s.conn.Close()
+	refusal, err := s.greet()
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			s.log.Warn("Client was turned away", "error", err)
+		}
+		return
+	}
+	defer s.release()
+	if err := s.serve(refusal); err != nil {
+		s.log.Info("Session ended early", "error", err)
+	}
+}
+
+// greet reads the header and shakes hands. The handshake is answered whatever
+// comes: a refused connection makes Nix give up its remote builders for the rest
+// of the run. A line that does not exist is therefore a refusal for later.
+func (s *session) greet() (refusal, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.server.limits.Greeting)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	if err := s.conn.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	header, err := connect.Decode(s.conn)
+	if err != nil {
+		return nil, err
+	}
+	s.hook = header.HookKey()
+	s.log = s.log.With("line", header.Target.String(), "hook", header.Hook.PID)
+	s.class, refusal = s.server.opts.Classes.Lookup(header.Target)
+	s.daemon, err = daemon.Accept(ctx, s.conn, s.server.handshake())
+	if err != nil {
+		return nil, err
+	}
+	return refusal, s.conn.SetDeadline(time.Time{})
+}
+
+// release gives everything back.
+func (s *session) release() {
+	s.server.outputs.drop(s)
+	if s.bound != nil {
+		s.bound.release()
+	}
+	if s.built != nil {
+		s.built.Close()
+	}
+	s.inputs.release()
+	// Joins the reader that looks for a hang-up.
+	s.daemon.Close()
+}
+
+// serve answers requests until the client leaves. An error answers the request;
+// one that cannot be told ends the session.
+func (s *session) serve(refusal error) error {
+	for s.mayWait() {
+		req, err := s.daemon.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		s.setBusy()
+		var protocol *daemon.ProtocolError
+		switch {
+		case errors.As(err, &protocol):
+			return errors.Join(err, s.daemon.Fail(err))
+		case err != nil:
+			return err
+		case refusal != nil:
+			return errors.Join(refusal, s.daemon.Fail(refusal))
+		}
+		if err := s.answer(req); err != nil {
+			if told := s.tell(err); told != nil {
+				return told
+			}
+		}
+	}
+	return nil
+}
+
+// tell answers the running request with err. It returns an error if the client
+// cannot be told.
+func (s *session) tell(err error) error {
+	s.log.Info("Request failed", "error", err)
+	if errors.Is(err, daemon.ErrClientGone) {
+		return err
+	}
+	if failed := s.daemon.Fail(err); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return nil
+}
+
+func (s *session) answer(req daemon.Request) error {
+	switch r := req.(type) {
+	case *daemon.SetOptions:
+		// Never passed on: they would rewrite the builder's own settings.
+		return s.daemon.ReplyDone()
+	case *daemon.QueryValidPaths:
+		return s.queryValidPaths(r)
+	case *daemon.AddMultipleToStore:
+		return s.addMultipleToStore(r)
+	case *daemon.BuildDerivation:
+		return s.buildDerivation(r)
+	case *daemon.QueryPathInfo:
+		return s.queryPathInfo(r)
+	case *daemon.NARFromPath:
+		return s.narFromPath(r)
+	}
+	return &daemon.ProtocolError{Operation: req.Operation(), Text: req.Operation().String() + " is not offered by this dispatcher"}
+}
+
+// mayWait marks the session idle, unless it holds something that its client may
+// still want. It reports false when the server closes and nothing is owed.
+func (s *session) mayWait() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = s.built == nil
+	return !s.idle || s.server.draining.Err() == nil
+}
+
+func (s *session) setBusy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = false
+}
+
+// closeIfIdle closes the connection of a session that owes nothing.
+func (s *session) closeIfIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.idle {
+		s.conn.Close()
+	}
+}
+
+// say shows the user a line.
+func (s *session) say(line string) error {
+	return s.daemon.Send(daemon.Next{Text: line + "\n"})
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/spool"
+)
+
+// supply makes sure that the placement's builder has paths: it asks what is
+// missing and sends that, from the spool or from another builder.
+func (s *session) supply(ctx context.Context, p *placement, paths []string) error {
+	var unsure []string
+	for _, path := range paths {
+		if !p.has[path] {
+			unsure = append(unsure, path)
+		}
+	}
+	if len(unsure) == 0 {
+		return nil
+	}
+	valid, err := p.session.QueryValidPaths(ctx, unsure, s.substitute, s.daemon.Send)
+	if err != nil {
+		return err
+	}
+	for _, path := range valid {
+		p.has[path] = true
+	}
+	var missing []string
+	for _, path := range unsure {
+		if !p.has[path] {
+			missing = append(missing, path)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	parcels, err := s.gather(ctx, missing, p.builder)
+	if err != nil {
+		return err
+	}
+	if err := send(ctx, p.session, inOrder(parcels), s.daemon.Send); err != nil {
+		return err
+	}
+	for _, path := range missing {
+		p.has[path] = true
+	}
+	return nil
+}
+
+// parcel is a path to be sent.
+type parcel struct {
+	info daemon.PathInfo
+	// open returns a reader of the NAR.
+	open func() (io.ReadCloser, error)
+}
+
+// gather finds where paths can be had from. What is on other builders only is
+// fetched into the spool first, or, where that has no room, passed through.
+func (s *session) gather(ctx context.Context, paths []string, target string) ([]parcel, error) {
+	var parcels []parcel
+	var away []string
+	for _, path := range paths {
+		if pin := s.inputs.pin(path); pin != nil {
+			parcels = append(parcels, fromSpool(pin))
+		} else {
+			away = append(away, path)
+		}
+	}
+	if len(away) == 0 {
+		return parcels, nil
+	}
+	usable, _ := s.candidates()
+	var others []string
+	for _, id := range usable {
+		if id != target {
+			others = append(others, id)
+		}
+	}
+	holders := s.server.holders(ctx, others, away, 1)
+	for _, path := range away {
+		one, err := s.fetch(ctx, path, holders[path])
+		if err != nil {
+			return nil, err
+		}
+		parcels = append(parcels, one)
+	}
+	return parcels, nil
+}
+
+func fromSpool(pin *spool.Pin) parcel {
+	return parcel{info: pin.Info(), open: func() (io.ReadCloser, error) { return pin.Open() }}
+}
+
+// fetch gets a path from the first of the holders that gives it.
+func (s *session) fetch(ctx context.Context, path string, holders []string) (parcel, error) {
+	reasons := []error{fmt.Errorf("input %s is no longer in the spool nor on a builder that could be asked: start the build again", path)}
+	for _, id := range holders {
+		one, err := s.fetchFrom(ctx, path, id)
+		if err == nil {
+			return one, nil
+		}
+		if ctx.Err() != nil {
+			return parcel{}, context.Cause(ctx)
+		}
+		reasons = append(reasons, err)
+	}
+	return parcel{}, errors.Join(reasons...)
+}
+
+// fetchFrom gets a path from one builder.
+func (s *session) fetchFrom(ctx context.Context, path, id string) (parcel, error) {
+	source, err := s.server.opts.Builders.Open(ctx, id)
+	if err != nil {
+		return parcel{}, err
+	}
+	defer source.Close()
+	info, valid, err := source.QueryPathInfo(ctx, path)
+	if err != nil {
+		return parcel{}, err
+	}
+	if !valid {
+		return parcel{}, fmt.Errorf("builder %s no longer has %s", id, path)
+	}
+	pin, err := s.intoSpool(ctx, source, info)
+	if errors.Is(err, spool.ErrNoRoom) {
+		return parcel{info: *info, open: func() (io.ReadCloser, error) { return s.passThrough(ctx, path, id), nil }}, nil
+	}
+	if err != nil {
+		return parcel{}, err
+	}
+	s.inputs.put(pin)
+	return fromSpool(pin), nil
+}
+
+// intoSpool copies a NAR from a builder into the spool.
+func (s *session) intoSpool(ctx context.Context, source Builder, info *daemon.PathInfo) (*spool.Pin, error) {
+	w, err := s.server.opts.Spool.Create(*info)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Abort()
+	if err := source.NARFromPath(ctx, info.Path, w); err != nil {
+		return nil, err
+	}
+	return w.Commit()
+}
+
+// passThrough reads a NAR from a builder while it is sent to another.
+func (s *session) passThrough(ctx context.Context, path, id string) io.ReadCloser {
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		source, err := s.server.opts.Builders.Open(ctx, id)
+		if err == nil {
+			err = source.NARFromPath(ctx, path, w)
+			source.Close()
+		}
+		w.CloseWithError(err)
+	}()
+	return passage{PipeReader: r, stop: func() {
+		cancel()
+		r.Close()
+		<-done
+	}}
+}
+
+// passage is the reader of passThrough. Close joins its goroutine.
+type passage struct {
+	*io.PipeReader
+	stop func()
+}
+
+func (p passage) Close() error {
+	p.stop()
+	return nil
+}
+
+// send uploads parcels to a builder in the order given.
+func send(ctx context.Context, to Builder, parcels []parcel, sink daemon.MessageSink) error {
+	var open io.Closer
+	next := 0
+	closeLast := func() {
+		if open != nil {
+			open.Close()
+			open = nil
+		}
+	}
+	err := to.AddMultipleToStore(ctx, daemon.PathSource{
+		Count: len(parcels),
+		Next: func() (daemon.PathInfo, io.Reader, error) {
+			closeLast()
+			one := parcels[next]
+			next++
+			nar, err := one.open()
+			if err != nil {
+				return daemon.PathInfo{}, nil, err
+			}
+			open = nar
+			return one.info, nar, nil
+		},
+	}, sink)
+	closeLast()
+	return err
+}
+
+// inOrder sorts parcels so that what a path refers to comes before it, keeping
+// the order given otherwise. Only references among the parcels count.
+func inOrder(parcels []parcel) []parcel {
+	index := make(map[string]int, len(parcels))
+	for i := range parcels {
+		index[parcels[i].info.Path] = i
+	}
+	waits := make([]int, len(parcels))
+	users := make([][]int, len(parcels))
+	for i := range parcels {
+		for _, ref := range parcels[i].info.References {
+			if j, ok := index[ref]; ok && j != i {
+				waits[i]++
+				users[j] = append(users[j], i)
+			}
+		}
+	}
+	var ready []int
+	for i, n := range waits {
+		if n == 0 {
+			ready = append(ready, i)
+		}
+	}
+	sorted := make([]parcel, 0, len(parcels))
+	for len(ready) > 0 {
+		i := ready[0]
+		ready = ready[1:]
+		sorted = append(sorted, parcels[i])
+		for _, user := range users[i] {
+			if waits[user]--; waits[user] == 0 {
+				ready = append(ready, user)
+			}
+		}
+	}
+	if len(sorted) < len(parcels) {
+		// A cycle, which no store has: let the builder refuse it.
+		return parcels
+	}
+	return sorted
+}
