@@ -77,7 +77,7 @@ func (d *demo) startBuilders(ctx context.Context) error {
 }
 
 // operatorNamespace is that of config/default.
-const operatorNamespace = "nix-builder-operator-system"
+const operatorNamespace = "nix-builder-operator"
 
 func (d *demo) startOperator(ctx context.Context) error {
 	d.screen.say("The CRD, the roles and the Deployment, as on any cluster:")
@@ -85,7 +85,7 @@ func (d *demo) startOperator(ctx context.Context) error {
 		return err
 	}
 	d.screen.say("The operator's pod is played by its program, with the rights of its service account:")
-	token := "token=$(kubectl create token --duration=24h -n " + operatorNamespace + " nix-builder-operator-manager)\n" +
+	token := "token=$(kubectl create token --duration=24h -n " + operatorNamespace + " nix-builder-operator)\n" +
 		"      cp kubeconfig operator.kubeconfig\n" +
 		"      kubectl --kubeconfig operator.kubeconfig config set-credentials operator --token=$token\n" +
 		"      kubectl --kubeconfig operator.kubeconfig config set-context --current --user=operator"

@@ -60,7 +60,7 @@ type background struct {
 }
 
 // start shows a command line and starts it as a program that goes on until
-// stop; its output goes to a file. args are what the line says.
+// stop; its output goes to a file. args are the words of the line.
 func (s *shell) start(name string, args ...string) (*background, error) {
 	b := &background{name: name, log: filepath.Join(s.dir, name+".log"), done: make(chan struct{})}
 	s.screen.command(strings.Join(args, " \\\n      ") + " \\\n      >" + filepath.Base(b.log) + " 2>&1 &")
@@ -69,7 +69,8 @@ func (s *shell) start(name string, args ...string) (*background, error) {
 		return nil, err
 	}
 	defer log.Close()
-	b.command = exec.Command(args[0], args[1:]...)
+	// Through bash, as typed: it looks the program up where the person would.
+	b.command = exec.Command("bash", "-c", "exec "+strings.Join(args, " "))
 	b.command.Dir, b.command.Env = s.dir, s.env
 	b.command.Stdout, b.command.Stderr = log, log
 	b.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
