@@ -53,7 +53,7 @@ func (c *Client) QueryPathInfo(ctx context.Context, path string, sink MessageSin
 func (c *Client) NARFromPath(ctx context.Context, path string, dst io.Writer, sink MessageSink) (int64, error) {
 	var n int64
 	err := c.call(ctx, OpNARFromPath, sink, func(w *wire.Writer) { w.String(path) }, func(d *decoder) (err error) {
-		n, err = nar.Copy(dst, d.Reader)
+		n, err = nar.NewReader(d.Reader, d.limits.NAR).WriteTo(dst)
 		return err
 	})
 	return n, err

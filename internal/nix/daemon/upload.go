@@ -24,7 +24,7 @@ type AddMultipleToStore struct {
 	in      *decoder
 	counted bool
 	left    int
-	archive *nar.Reader
+	archive *uploadedArchive
 	// ended is set once the last frame has been read.
 	ended bool
 	err   error
@@ -40,10 +40,10 @@ func (d *decoder) upload() *AddMultipleToStore {
 	return u
 }
 
-// Next returns the next path and a reader of its archive, which ends with the
-// archive and checks its structure but not its hash. What the caller leaves of
-// it is skipped. After the last path Next returns io.EOF. A *ProtocolError says
-// that the data break the protocol.
+// Next returns the next path and a reader of its archive. The reader ends with
+// the archive and checks its structure and size, but not its hash. What the caller
+// leaves of it is skipped. After the last path Next returns io.EOF. A
+// *ProtocolError, here or from the reader, says that the data break the protocol.
 func (u *AddMultipleToStore) Next() (*PathInfo, io.Reader, error) {
 	if u.err == nil {
 		info, err := u.next()
@@ -62,12 +62,12 @@ func (u *AddMultipleToStore) next() (*PathInfo, error) {
 	}
 	if u.archive != nil {
 		if _, err := io.Copy(io.Discard, u.archive); err != nil {
-			return nil, requestError(OpAddMultipleToStore, err)
+			return nil, err
 		}
 		u.archive = nil
 	}
 	if err := u.in.Err(); err != nil {
-		return nil, requestError(OpAddMultipleToStore, err)
+		return nil, u.failure(err)
 	}
 	if u.left == 0 {
 		return nil, u.end()
@@ -76,9 +76,13 @@ func (u *AddMultipleToStore) next() (*PathInfo, error) {
 	u.in.SetBudget(u.in.limits.Message)
 	info := u.in.pathInfo()
 	if err := u.in.Err(); err != nil {
-		return nil, requestError(OpAddMultipleToStore, err)
+		return nil, u.failure(err)
 	}
-	u.archive = nar.NewReader(u.in.Reader)
+	size := u.in.limits.NAR
+	if info.NARSize != 0 {
+		size = int64(info.NARSize)
+	}
+	u.archive = &uploadedArchive{upload: u, info: info, nar: nar.NewReader(u.in.Reader, size)}
 	return info, nil
 }
 
@@ -89,12 +93,78 @@ func (u *AddMultipleToStore) end() error {
 		u.ended = true
 		return io.EOF
 	case err != nil:
-		return requestError(OpAddMultipleToStore, err)
+		return u.failure(err)
 	}
+	return u.malformed("there is more in the upload than it announced", nil)
+}
+
+// failure tells an upload that breaks the protocol from a broken connection.
+func (u *AddMultipleToStore) failure(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) && u.frames.Done() {
+		return u.malformed("the upload ends too early", err)
+	}
+	return requestError(OpAddMultipleToStore, err)
+}
+
+func (u *AddMultipleToStore) malformed(text string, err error) error {
 	return &ProtocolError{
 		Operation: OpAddMultipleToStore,
-		Text:      fmt.Sprintf("%s: there is more in the upload than it announced", OpAddMultipleToStore),
+		Text:      fmt.Sprintf("%s: %s", OpAddMultipleToStore, text),
+		Err:       err,
 	}
+}
+
+// uploadedArchive is the archive of one path.
+type uploadedArchive struct {
+	upload *AddMultipleToStore
+	info   *PathInfo
+	nar    *nar.Reader
+}
+
+// Read implements io.Reader.
+func (a *uploadedArchive) Read(p []byte) (int, error) {
+	n, err := a.nar.Read(p)
+	return n, a.outcome(err)
+}
+
+// WriteTo implements io.WriterTo, without copying.
+func (a *uploadedArchive) WriteTo(dst io.Writer) (int64, error) {
+	w := &sinkWriter{dst: dst}
+	n, err := a.nar.WriteTo(w)
+	if w.err != nil {
+		return n, w.err
+	}
+	if err = a.outcome(err); err == nil {
+		err = ignoreEOF(a.outcome(io.EOF))
+	}
+	return n, err
+}
+
+// outcome says what an error of reading the archive means for the upload.
+func (a *uploadedArchive) outcome(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case err != io.EOF:
+		return a.upload.failure(err)
+	case a.info.NARSize != 0 && uint64(a.nar.Size()) != a.info.NARSize:
+		return a.upload.malformed(fmt.Sprintf("the archive of %s has %d bytes where %d are announced",
+			a.info.Path, a.nar.Size(), a.info.NARSize), nil)
+	}
+	return io.EOF
+}
+
+// sinkWriter remembers that it was the destination that failed.
+type sinkWriter struct {
+	dst io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (w *sinkWriter) Write(p []byte) (int, error) {
+	n, err := w.dst.Write(p)
+	w.err = err
+	return n, err
 }
 
 // drain throws the rest of the upload away.

@@ -11,7 +11,9 @@ package nar
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"math"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/wire"
 )
@@ -24,11 +26,13 @@ type Reader struct {
 	// ready counts bytes that are parsed but still in the source's buffer.
 	ready int
 	n     int64
+	limit int64
 	err   error
 }
 
-// NewReader returns a Reader of the NAR that starts at src's position.
-func NewReader(src *wire.Reader) *Reader { return &Reader{src: src} }
+// NewReader returns a Reader of the NAR that starts at src's position. A NAR of
+// more than limit bytes is an error, as soon as it is seen to be that large.
+func NewReader(src *wire.Reader, limit int64) *Reader { return &Reader{src: src, limit: limit} }
 
 // Copy copies exactly one NAR from src to dst and returns its size in bytes.
 //
@@ -40,7 +44,7 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 	if !ok {
 		r = wire.NewReader(src)
 	}
-	return NewReader(r).WriteTo(dst)
+	return NewReader(r, math.MaxInt64).WriteTo(dst)
 }
 
 // Size returns how many bytes of the NAR have been delivered.
@@ -66,6 +70,9 @@ func (r *Reader) fill() error {
 		}
 		n, err := r.parser.feed(b)
 		r.ready = n
+		if err == nil && r.parser.content > r.limit-r.n-int64(n) {
+			err = fmt.Errorf("it is larger than %d bytes", r.limit)
+		}
 		if err != nil {
 			r.src.Fail("NAR", "%v", err)
 			r.err = r.src.Err()

@@ -51,7 +51,7 @@ const (
 
 // expected names, for states that admit one keyword, that keyword and what
 // follows it.
-var expected = map[state]struct {
+var expected = [atEnd]struct {
 	keyword string
 	next    state
 }{
@@ -203,7 +203,7 @@ func (p *parser) str(b []byte) (s []byte, size int, err error) {
 
 // accept moves to the state after the string s.
 func (p *parser) accept(s []byte) error {
-	if want, ok := expected[p.state]; ok {
+	if want := expected[p.state]; want.next != atMagic {
 		if string(s) != want.keyword {
 			return fmt.Errorf("found %q where %q must stand", s, want.keyword)
 		}

@@ -35,24 +35,32 @@ func Parse(dir, s string) (Path, error) {
 	if !ok {
 		return Path{}, &Error{Path: s, Reason: "is not in the store " + dir}
 	}
-	return ParseBase(dir, rest)
+	if reason := checkBase(rest); reason != "" {
+		return Path{}, &Error{Path: s, Reason: reason}
+	}
+	return Path{dir: dir, base: rest}, nil
 }
 
 // ParseBase checks the last component of a store path, as it stands in
 // realisations.
 func ParseBase(dir, base string) (Path, error) {
-	if len(base) < hashLen+1 || base[hashLen] != '-' {
-		return Path{}, &Error{Path: base, Reason: "has no hash of 32 digits followed by '-'"}
-	}
-	for i := range hashLen {
-		if !digit(base[i]) {
-			return Path{}, &Error{Path: base, Reason: "has a character in its hash that is not a base-32 digit"}
-		}
-	}
-	if reason := checkName(base[hashLen+1:]); reason != "" {
+	if reason := checkBase(base); reason != "" {
 		return Path{}, &Error{Path: base, Reason: reason}
 	}
 	return Path{dir: dir, base: base}, nil
+}
+
+// checkBase says what is wrong with a path's last component, or nothing.
+func checkBase(base string) string {
+	if len(base) < hashLen+1 || base[hashLen] != '-' {
+		return "has no hash of 32 digits followed by '-'"
+	}
+	for i := range hashLen {
+		if !digit(base[i]) {
+			return "has a character in its hash that is not a base-32 digit"
+		}
+	}
+	return checkName(base[hashLen+1:])
 }
 
 // checkName says what is wrong with a name, or nothing.
