@@ -215,7 +215,7 @@ func (r *replay) upload(up *AddMultipleToStore) {
 		}
 	}
 	_ = w.Flush()
-	captured, err := io.ReadAll(wire.NewFramedReader(wire.NewReader(bytes.NewReader(r.capture.client[start+16-16:]))))
+	captured, err := io.ReadAll(wire.NewFramedReader(wire.NewReader(bytes.NewReader(r.capture.client[start:]))))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -293,6 +293,9 @@ func TestCaptures(t *testing.T) {
 				}
 				if want := wantOps[filepath.Dir(name)]; !slices.Equal(r.ops, want) {
 					t.Errorf("operations %v, want %v", r.ops, want)
+				}
+				if r.messages == 0 && r.failed == nil {
+					t.Error("no messages")
 				}
 				if refused := filepath.Dir(name) == "u28-226"; refused != (r.failed != nil) {
 					t.Errorf("error = %v", r.failed)
