@@ -43,7 +43,7 @@ type Conn struct {
 func newConn(a *attempt, client *ssh.Client) *Conn {
 	c := &Conn{
 		client: client, watch: a.watch, address: a.config.Address, timeout: a.config.Timeout,
-		hostKey: plainKey(a.hostKey), used: a.login.usedSigner(), done: make(chan struct{}),
+		hostKey: PlainKey(a.hostKey), used: a.login.usedSigner(), done: make(chan struct{}),
 	}
 	c.work.Go(c.await)
 	if a.config.Keepalive.Interval > 0 {

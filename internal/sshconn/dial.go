@@ -101,7 +101,11 @@ func (a *attempt) run(ctx context.Context) (*Conn, *Error) {
 		return nil, a.interrupted(ctx)
 	}
 	if hsErr != nil {
-		return nil, a.classify(hsErr)
+		failure := a.classify(hsErr)
+		if failure.Seen == nil {
+			failure.Seen = a.hostKey
+		}
+		return nil, failure
 	}
 	a.watch.enter(StepEstablished)
 	return newConn(a, ssh.NewClient(client, chans, reqs)), nil

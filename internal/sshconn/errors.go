@@ -118,7 +118,8 @@ type Error struct {
 	// Detail says more: text that the peer sent (at most [MaxText] printable
 	// characters), or the names of algorithms or principals.
 	Detail string
-	// Seen is the host key that the peer presented, where that is the matter.
+	// Seen is the host key that the peer presented, where it got as far. It was
+	// accepted unless the kind is one about host keys.
 	Seen ssh.PublicKey
 	// Expected lists what the policy wanted instead: fingerprints of keys or of
 	// authorities.
@@ -137,7 +138,7 @@ func (e *Error) Error() string {
 	if e.Step != "" && e.Step != StepEstablished {
 		b.WriteString(" (at " + string(e.Step) + ")")
 	}
-	if e.Seen != nil {
+	if e.Seen != nil && e.Step == StepKeyExchange {
 		b.WriteString(": seen " + Fingerprint(e.Seen))
 	}
 	if len(e.Expected) > 0 {

@@ -96,7 +96,7 @@ func (p HostKeyPolicy) check(host string, key ssh.PublicKey) *Error {
 		}
 		return &Error{Kind: KindHostKeyUnknown, Seen: key}
 	}
-	if contains(p.Pinned, plainKey(key)) {
+	if contains(p.Pinned, PlainKey(key)) {
 		return nil
 	}
 	cert, ok := key.(*ssh.Certificate)

@@ -128,11 +128,11 @@ func AuthorizedKey(key ssh.PublicKey) string {
 // Fingerprint renders a key's fingerprint as OpenSSH does: "SHA256:…". Of a
 // certificate it is that of the certified key.
 func Fingerprint(key ssh.PublicKey) string {
-	return ssh.FingerprintSHA256(plainKey(key))
+	return ssh.FingerprintSHA256(PlainKey(key))
 }
 
-// plainKey strips a certificate from its key.
-func plainKey(key ssh.PublicKey) ssh.PublicKey {
+// PlainKey gives the key that a certificate certifies, and any other key itself.
+func PlainKey(key ssh.PublicKey) ssh.PublicKey {
 	if cert, ok := key.(*ssh.Certificate); ok {
 		return cert.Key
 	}

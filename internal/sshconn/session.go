@@ -244,7 +244,11 @@ func (s *Session) Wait(ctx context.Context) (ExitStatus, error) {
 	select {
 	case <-s.ended:
 	case <-ctx.Done():
-		return ExitStatus{Missing: true}, context.Cause(ctx)
+		select {
+		case <-s.ended: // just in time
+		default:
+			return ExitStatus{Missing: true}, context.Cause(ctx)
+		}
 	}
 	if s.status.Missing && s.conn.watch.seen().readErr != nil {
 		return s.status, s.conn.lost(io.ErrUnexpectedEOF)

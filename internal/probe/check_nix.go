@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package probe
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/sshconn"
+)
+
+// nix starts nix-daemon, speaks with it and finds out about trust. It reports
+// whether the builder's systems are worth asking for.
+func (c *checker) nix(ctx context.Context, r *report, conn *sshconn.Conn) bool {
+	t := r.target
+	peer, failure := c.hello(ctx, t, conn)
+	if failure != nil {
+		r.fail(StepNixAvailable, failure.reason, messageNix(t, *failure))
+		return false
+	}
+	r.facts.NixVersion = sshconn.Printable(peer.DaemonVersion)
+	r.facts.ProtocolVersion = peer.Version.String()
+	r.pass(StepNixAvailable, ReasonNixAnswers, messageNixAnswers(t, &r.facts))
+
+	trust := peer.Trust
+	if trust == daemon.TrustUnknown {
+		trust = c.askTrust(ctx, t, conn)
+	}
+	switch trust {
+	case daemon.Trusted:
+		r.facts.Trust = Trusted
+		r.pass(StepTrusted, ReasonUserTrusted, messageTrust(t, ReasonUserTrusted))
+	case daemon.NotTrusted:
+		r.facts.Trust = NotTrusted
+		r.fail(StepTrusted, ReasonUserNotTrusted, messageTrust(t, ReasonUserNotTrusted))
+	default:
+		r.facts.Trust = TrustUnknown
+		r.unknown(StepTrusted, ReasonTrustUnknown, messageTrust(t, ReasonTrustUnknown))
+	}
+	return trust != daemon.NotTrusted
+}
+
+// hello performs the handshake of the worker protocol on a session of its own.
+func (c *checker) hello(ctx context.Context, t *Target, conn *sshconn.Conn) (daemon.Peer, *nixFailure) {
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	session, err := conn.Start(ctx, t.daemonCommand())
+	if err != nil {
+		return daemon.Peer{}, notStarted(err)
+	}
+	stdio := &daemonStdio{Session: session, ctx: ctx}
+	client, err := daemon.NewClient(ctx, stdio, daemon.ClientOptions{})
+	if err != nil {
+		return daemon.Peer{}, stdio.explain(err)
+	}
+	defer func() { _ = client.Close() }()
+	return client.Peer(), nil
+}
+
+// askTrust finds out whether a daemon trusts the user, where its handshake does not
+// say: daemons refuse a repair to users they do not trust, before anything else,
+// and a repair of nothing does nothing. Since a refusal ends the connection, it has
+// a session of its own.
+func (c *checker) askTrust(ctx context.Context, t *Target, conn *sshconn.Conn) daemon.Trust {
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	session, err := conn.Start(ctx, t.daemonCommand())
+	if err != nil {
+		return daemon.TrustUnknown
+	}
+	client, err := daemon.NewClient(ctx, &daemonStdio{Session: session, ctx: ctx}, daemon.ClientOptions{})
+	if err != nil {
+		return daemon.TrustUnknown
+	}
+	defer func() { _ = client.Close() }()
+	err = client.BuildPaths(ctx, nil, daemon.BuildRepair, nil)
+	var refusal *daemon.RemoteError
+	switch {
+	case err == nil:
+		return daemon.Trusted
+	case errors.As(err, &refusal) && strings.Contains(refusal.Message, "trusted-users"):
+		return daemon.NotTrusted
+	default:
+		return daemon.TrustUnknown
+	}
+}
+
+// daemonCommand is what is run on the builder, as Nix itself runs it.
+func (t *Target) daemonCommand() string { return shellWord(t.program("nix-daemon")) + " --stdio" }
+
+// shellWord quotes a path for the user's shell where it needs to be.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._/+-", r)
+	}
+	if strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// exitPatience is how long an ended program's exit status is waited for.
+const exitPatience = 2 * time.Second
+
+// daemonStdio is a session with nix-daemon, as the codec closes it: gently, so that
+// the exit status and the last words on standard error are there afterwards.
+type daemonStdio struct {
+	*sshconn.Session
+	ctx context.Context
+
+	status sshconn.ExitStatus
+	exited bool
+	lost   error
+}
+
+// Close ends the program's input, waits a moment for its end and closes the
+// session. Where the time for the whole is over, it does not wait.
+func (s *daemonStdio) Close() error {
+	_ = s.CloseWrite()
+	ctx, cancel := context.WithTimeout(s.ctx, exitPatience)
+	defer cancel()
+	status, err := s.Wait(ctx)
+	if err == nil {
+		s.status, s.exited = status, !status.Missing
+	} else if kind := sshconn.KindOf(err); kind != "" {
+		s.lost = err
+	}
+	return s.Session.Close()
+}
+
+// notStarted explains why the command could not be started at all.
+func notStarted(err error) *nixFailure {
+	var e *sshconn.Error
+	if !errors.As(err, &e) {
+		return &nixFailure{reason: ReasonSessionTimeout}
+	}
+	switch e.Kind {
+	case sshconn.KindSessionRefused:
+		return &nixFailure{reason: ReasonSessionRefused, text: e.Detail}
+	case sshconn.KindExecRefused:
+		return &nixFailure{reason: ReasonCommandRefused}
+	case sshconn.KindTimeout, sshconn.KindCanceled:
+		return &nixFailure{reason: ReasonSessionTimeout}
+	default:
+		return &nixFailure{reason: ReasonConnectionLost}
+	}
+}
+
+// explain tells why the handshake failed: what the protocol says first, then the
+// exit status, then the words on standard error.
+func (s *daemonStdio) explain(err error) *nixFailure {
+	f := &nixFailure{status: "no exit status"}
+	if s.exited {
+		f.status = s.status.String()
+	}
+	stderr := s.Stderr()
+	var version *daemon.VersionError
+	var denied *daemon.AccessDeniedError
+	var preamble *daemon.PreambleError
+	switch {
+	case errors.As(err, &version):
+		f.reason, f.text = ReasonVersionTooOld, version.Version.String()
+		return f
+	case errors.As(err, &denied):
+		f.reason, f.text = ReasonDaemonDenied, denied.Error()
+		return f
+	case errors.As(err, &preamble):
+		f.text = preamble.Text
+	default:
+		f.text = lastWords(stderr)
+	}
+	f.reason = endReason(s.status, s.exited, stderr+"\n"+f.text)
+	switch {
+	case f.reason != "":
+	case preamble != nil && hasWords(preamble.Text):
+		f.reason = ReasonLoginShellPrints
+	case preamble != nil:
+		f.reason = ReasonNotNixProtocol
+	case s.lost != nil:
+		f.reason = ReasonConnectionLost
+	case s.ctx.Err() != nil:
+		f.reason = ReasonDaemonNotAnswering
+	case s.exited && !s.status.Success():
+		f.reason = ReasonDaemonExited
+	default:
+		f.reason = ReasonDaemonHungUp
+	}
+	return f
+}

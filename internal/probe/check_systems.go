@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package probe
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/sshconn"
+)
+
+const (
+	// offerAge is how long what a builder said it offers is taken as current: it
+	// changes with its configuration only, and asking starts two programs there.
+	offerAge = 10 * time.Minute
+	// offerRetry is when a builder that did not tell is asked again.
+	offerRetry = 2 * time.Minute
+	// maxDiscoveryTimeout bounds each of these programs. With a forced command they
+	// wait for something that never comes.
+	maxDiscoveryTimeout = 5 * time.Second
+	// maxOutput bounds what is read of their output, in bytes; Nix's settings in
+	// JSON are some 100 KiB.
+	maxOutput = 4 << 20
+	// maxNames bounds systems and features, maxName the length of each.
+	maxNames = 64
+	maxName  = 64
+)
+
+// discoveryTimeout bounds each of the programs that only complete the picture.
+func discoveryTimeout(timeout time.Duration) time.Duration {
+	return min(timeout, maxDiscoveryTimeout)
+}
+
+// offer is what a builder says of itself. Nil lists are not known.
+type offer struct {
+	systems  []string
+	features []string
+	maxJobs  int
+	cores    int
+}
+
+// systems compares what is declared with what the builder says. It never fails: the
+// answers are those of the user's own processes, not of the daemon.
+func (c *checker) systems(ctx context.Context, r *report, known *knowledge, conn *sshconn.Conn) {
+	t := r.target
+	if !t.Discovery {
+		r.unknown(StepSystemsVerified, ReasonDiscoveryDisabled, messageSystems(t, ReasonDiscoveryDisabled, nil, nil))
+		return
+	}
+	known.refresh(ctx, r, conn)
+	found := known.offer
+	if found == nil {
+		r.unknown(StepSystemsVerified, ReasonDiscoveryUnavailable, messageSystems(t, ReasonDiscoveryUnavailable, nil, nil))
+		return
+	}
+	r.facts.Systems, r.facts.Features = found.systems, found.features
+	r.facts.MaxJobs, r.facts.Cores = found.maxJobs, found.cores
+	if missing := without(t.Systems, found.systems); len(missing) > 0 {
+		r.unknown(StepSystemsVerified, ReasonSystemsNotConfirmed,
+			messageSystems(t, ReasonSystemsNotConfirmed, missing, found.systems))
+		return
+	}
+	missing := without(t.Features, found.features)
+	switch {
+	case len(missing) > 0 && found.features == nil:
+		r.unknown(StepSystemsVerified, ReasonDiscoveryUnavailable, messageSystems(t, ReasonDiscoveryUnavailable, nil, nil))
+	case len(missing) > 0:
+		r.unknown(StepSystemsVerified, ReasonFeaturesNotConfirmed,
+			messageSystems(t, ReasonFeaturesNotConfirmed, missing, found.features))
+	default:
+		r.pass(StepSystemsVerified, ReasonSystemsVerified, messageSystems(t, ReasonSystemsVerified, nil, nil))
+	}
+}
+
+// refresh asks the builder what it offers, where the last answer is no longer taken
+// as current. One that was given is kept where now there is none.
+func (k *knowledge) refresh(ctx context.Context, r *report, conn *sshconn.Conn) {
+	if k.facts.NixVersion != r.facts.NixVersion {
+		k.offer, k.offerUntil = nil, time.Time{}
+	}
+	if now := time.Now(); now.After(k.offerUntil) {
+		k.offerUntil = now.Add(offerRetry)
+		if found := discover(ctx, r.target, conn); found != nil {
+			k.offer, k.offerUntil = found, now.Add(offerAge)
+		}
+	}
+}
+
+func without(wanted, have []string) []string {
+	return slices.DeleteFunc(slices.Clone(wanted), func(s string) bool { return slices.Contains(have, s) })
+}
+
+// discover asks the builder. It returns nil where it does not tell.
+func discover(ctx context.Context, t *Target, conn *sshconn.Conn) *offer {
+	text, err := run(ctx, t, conn, shellWord(t.program("nix-store"))+" --version --verbose")
+	if err != nil {
+		return nil
+	}
+	version, systems, ok := parseVersionOutput(text)
+	if !ok {
+		return nil
+	}
+	found := &offer{systems: systems}
+	for _, command := range configCommands(version) {
+		text, err := run(ctx, t, conn, shellWord(t.program("nix"))+" --extra-experimental-features nix-command "+command+" --json")
+		if err == nil && found.readConfig(text) {
+			break
+		}
+	}
+	if found.systems == nil && found.features == nil {
+		return nil
+	}
+	return found
+}
+
+// configCommands lists the commands that print the settings, the likelier first:
+// 2.20 renamed it. Lix counts from 2.90 and kept the old name at first.
+func configCommands(version string) []string {
+	const newName, oldName = "config show", "show-config"
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	m, err := strconv.Atoi(minor)
+	if major == "2" && err == nil && m < 20 {
+		return []string{oldName}
+	}
+	return []string{newName, oldName}
+}
+
+var errCommandFailed = errors.New("the command failed")
+
+// run runs a command without input and returns its standard output.
+func run(ctx context.Context, t *Target, conn *sshconn.Conn, command string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, discoveryTimeout(t.Timeout))
+	defer cancel()
+	session, err := conn.Start(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = session.Close() }()
+	// Closing is what ends a read.
+	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
+	defer stop()
+	_ = session.CloseWrite()
+	output, err := io.ReadAll(io.LimitReader(session, maxOutput))
+	if err != nil {
+		return nil, err
+	}
+	status, err := session.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !status.Success() {
+		return nil, errCommandFailed
+	}
+	return output, nil
+}
+
+// parseVersionOutput reads what "nix-store --version --verbose" prints: a line with
+// program, product and version, then one setting per line.
+func parseVersionOutput(text []byte) (version string, systems []string, ok bool) {
+	for i, line := range strings.Split(string(text), "\n") {
+		if i == 0 {
+			words := strings.Fields(line)
+			if len(words) < 2 || words[0] != "nix-store" {
+				return "", nil, false
+			}
+			version = words[len(words)-1]
+			continue
+		}
+		name, value, _ := strings.Cut(line, ":")
+		switch name {
+		case "System type":
+			systems = append(systems, names(strings.TrimSpace(value))...)
+		case "Additional system types":
+			systems = append(systems, names(strings.Split(value, ",")...)...)
+		}
+	}
+	return version, systems, true
+}
+
+// names keeps what can be a name of a system or feature, sorted by nothing but the
+// builder. Everything else in a hostile answer is dropped.
+func names(words ...string) []string {
+	var out []string
+	for _, word := range words {
+		word = strings.TrimSpace(word)
+		ok := word != "" && len(word) <= maxName && !strings.ContainsFunc(word, func(r rune) bool {
+			return r <= ' ' || r >= 0x7f || strings.ContainsRune(`,;"'\`, r)
+		})
+		if ok && len(out) < maxNames && !slices.Contains(out, word) {
+			out = append(out, word)
+		}
+	}
+	return out
+}
+
+// readConfig reads the settings in JSON. It reports false, and changes nothing, where
+// the text is something else.
+func (o *offer) readConfig(text []byte) bool {
+	var config struct {
+		System         setting[string]   `json:"system"`
+		ExtraPlatforms setting[[]string] `json:"extra-platforms"`
+		SystemFeatures setting[[]string] `json:"system-features"`
+		MaxJobs        setting[int]      `json:"max-jobs"`
+		Cores          setting[int]      `json:"cores"`
+	}
+	if err := json.Unmarshal(bytes.TrimSpace(text), &config); err != nil || config.System.Value == "" {
+		return false
+	}
+	systems := names(append([]string{config.System.Value}, config.ExtraPlatforms.Value...)...)
+	if len(systems) == 0 {
+		return false
+	}
+	slices.Sort(systems[1:])
+	o.systems = systems
+	o.features = append([]string{}, names(config.SystemFeatures.Value...)...)
+	slices.Sort(o.features)
+	o.maxJobs, o.cores = max(config.MaxJobs.Value, 0), max(config.Cores.Value, 0)
+	return true
+}
+
+// setting is how Nix shows each of its settings.
+type setting[T any] struct {
+	Value T `json:"value"`
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package probe
+
+import (
+	"container/heap"
+	"time"
+)
+
+// begin makes an endpoint for a target and puts it on the agenda. Called, like all
+// of this file, with the prober's mutex held.
+func (p *Prober) begin(builder Key, target Target) *endpoint {
+	now := time.Now()
+	e := &endpoint{
+		key: builder, target: target, due: now,
+		snapshot: Snapshot{State: StateUnknown, Reason: ReasonNotProbed, Message: messageNotProbed, Since: now},
+	}
+	if kept := target.Restored; kept != nil && kept.State != StateUnknown && kept.State != "" {
+		e.snapshot = restore(*kept)
+		e.known.facts = e.snapshot.Result.Facts
+		e.known.spoken = !e.snapshot.LastHealthy.IsZero()
+		if e.snapshot.State == StateUnhealthy {
+			e.counts = streaks{failures: target.FailureThreshold, unlisted: 1}
+		}
+		// All endpoints come back at once when the process starts.
+		e.due = now.Add(time.Duration(p.random() * float64(target.Interval)))
+	}
+	e.target.Restored = nil
+	heap.Push(&p.agenda, e)
+	return e
+}
+
+// retarget takes a new target over for an existing endpoint.
+func (p *Prober) retarget(e *endpoint, target Target) {
+	old := e.target
+	target.Restored = nil
+	e.target = target
+	now := time.Now()
+	switch {
+	case !sameMachine(&old, &target):
+		e.snapshot = Snapshot{State: StateUnknown, Reason: ReasonNotProbed, Message: messageNotProbed, Since: now}
+		e.known = knowledge{}
+	case repinned(e, &target):
+		e.known.firstKey = target.PinnedHostKey
+	case !sameCredentials(&old, &target):
+	case !sameExpectations(&old, &target):
+	default:
+		// At most the pace has changed: the current wait may be too long now.
+		if e.place != notQueued && old.Interval != target.Interval {
+			e.due = earlier(e.due, now.Add(vary(target.Interval, p.random())))
+			heap.Fix(&p.agenda, e.place)
+		}
+		return
+	}
+	e.counts = streaks{}
+	e.revision++
+	e.due = now
+	if e.cancel != nil {
+		e.cancel() // its end starts the next one
+		return
+	}
+	heap.Fix(&p.agenda, e.place)
+}
+
+// repinned tells whether the host key to expect is another one than the endpoint
+// was probed with. The key that the prober itself has pinned comes back through the
+// target, which is no change.
+func repinned(e *endpoint, target *Target) bool {
+	if !firstUse(target) || target.PinnedHostKey == "" {
+		return false
+	}
+	if e.known.firstKey == "" {
+		e.known.firstKey = e.known.facts.HostKey
+	}
+	return target.PinnedHostKey != e.known.firstKey
+}
+
+// forget takes an endpoint off the agenda and ends its probe.
+func (p *Prober) forget(e *endpoint) {
+	e.forgotten = true
+	if e.cancel != nil {
+		e.cancel()
+	}
+	if e.place != notQueued {
+		heap.Remove(&p.agenda, e.place)
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}

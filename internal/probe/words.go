@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package probe
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+
+	"nixbuilder.io/nix-builder-operator/internal/sshconn"
+)
+
+// Exit statuses of shells (POSIX XCU 2.8.2).
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// saying maps words of shells and of Nix to a reason. The first match counts.
+type saying struct {
+	words  []string // all must occur, in lower case
+	reason Reason
+}
+
+// sayings lists what programs say before they end with a status that tells nothing
+// by itself. Nix comes first: its messages quote errors that shells use as well.
+func sayings() []saying {
+	return []saying{
+		{[]string{"cannot connect to socket", "permission denied"}, ReasonDaemonDenied},
+		{[]string{"could not connect to any lix socket", "permission denied"}, ReasonDaemonDenied},
+		{[]string{"cannot connect to socket"}, ReasonDaemonNotRunning},
+		{[]string{"cannot connect to daemon"}, ReasonDaemonNotRunning},
+		{[]string{"could not connect to any lix socket"}, ReasonDaemonNotRunning},
+		{[]string{"splicing data"}, ReasonDaemonHungUp},
+		{[]string{"unexpected eof from daemon socket"}, ReasonDaemonHungUp},
+		{[]string{"disconnected unexpectedly"}, ReasonDaemonHungUp},
+		{[]string{"unexpected end-of-file"}, ReasonDaemonHungUp},
+		{[]string{"error:", "permission denied"}, ReasonDaemonDenied},
+		{[]string{"account is currently not available"}, ReasonLoginDisabled},
+		{[]string{"account has expired"}, ReasonLoginDisabled},
+		{[]string{"command not found"}, ReasonNixNotFound},
+		{[]string{"unknown command"}, ReasonNixNotFound},
+		{[]string{": not found"}, ReasonNixNotFound},
+		{[]string{"permission denied"}, ReasonNixNotExecutable},
+	}
+}
+
+// endReason tells why a program ended: by its exit status, and where that is the
+// same for many causes (tcsh and nologin end with 1), by its words. It is empty
+// where neither says anything.
+func endReason(status sshconn.ExitStatus, exited bool, said string) Reason {
+	if !exited || status.Success() {
+		return ""
+	}
+	switch status.Code {
+	case exitNotFound:
+		return ReasonNixNotFound
+	case exitNotExecutable:
+		return ReasonNixNotExecutable
+	}
+	said = strings.ToLower(said)
+	for _, saying := range sayings() {
+		matches := 0
+		for _, word := range saying.words {
+			if strings.Contains(said, word) {
+				matches++
+			}
+		}
+		if matches == len(saying.words) {
+			return saying.reason
+		}
+	}
+	return ""
+}
+
+// lastWords picks the line of standard error to show: Nix's own error, or else the
+// first line that is not empty.
+func lastWords(stderr string) string {
+	first := ""
+	for line := range strings.Lines(colours().ReplaceAllString(stderr, "")) {
+		line = strings.TrimSpace(line)
+		if text, ok := strings.CutPrefix(line, "error:"); ok && text != "" {
+			return strings.TrimSpace(text)
+		}
+		if first == "" {
+			first = line
+		}
+	}
+	return first
+}
+
+// colours matches the escape sequences that Nix colours its messages with.
+func colours() *regexp.Regexp { return regexp.MustCompile(`\x1b\[[0-9;]*m`) }
+
+// hasWords tells whether text says anything, or stands for bytes that do not.
+func hasWords(text string) bool {
+	return strings.ContainsFunc(text, unicode.IsLetter)
+}
