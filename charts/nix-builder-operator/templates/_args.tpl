@@ -8,7 +8,7 @@ Copyright The nix-builder-operator Authors
 {{- $access := include "nix-builder-operator.metricsAccess" . -}}
 - --leader-elect
 - --health-probe-bind-address=:8081
-{{- if eq $access "Off" }}
+{{- if eq $access "Nobody" }}
 - --metrics-bind-address=0
 {{- else }}
 - --metrics-bind-address=:{{ .Values.metrics.port }}

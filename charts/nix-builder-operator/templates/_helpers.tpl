@@ -61,12 +61,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{- /* Token, Anyone or Off. */ -}}
+{{- /* Token, Anyone or Nobody. */ -}}
 {{- define "nix-builder-operator.metricsAccess" -}}
 {{- if ne .Values.metrics.access "Auto" }}
 {{- .Values.metrics.access }}
 {{- else if .Values.watchNamespaces }}
-{{- "Off" }}
+{{- "Nobody" }}
 {{- else }}
 {{- "Token" }}
 {{- end }}
@@ -74,7 +74,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- /* What the schema cannot say. Rendered by the Deployment, which is always there. */ -}}
 {{- define "nix-builder-operator.validate" -}}
-{{- if and .Values.metrics.serviceMonitor.enabled (eq (include "nix-builder-operator.metricsAccess" .) "Off") }}
+{{- if and .Values.metrics.serviceMonitor.enabled (eq (include "nix-builder-operator.metricsAccess" .) "Nobody") }}
 {{- fail "metrics.serviceMonitor.enabled needs metrics to scrape, and they are off: set metrics.access to Token (adds a ClusterRole that may review tokens and nothing else) or to Anyone" }}
 {{- end }}
 {{- $reserved := include "nix-builder-operator.ownLabels" . | fromYaml }}
