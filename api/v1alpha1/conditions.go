@@ -91,7 +91,4 @@ const (
 	// ReasonSystemsUnknown (False) means that the machines can be used but did
 	// not tell for which systems, and the spec does not either.
 	ReasonSystemsUnknown = "SystemsUnknown"
-	// ReasonSystemNotServed (False) means that no endpoint builds for a system
-	// that the spec declares.
-	ReasonSystemNotServed = "SystemNotServed"
 )

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package nixbuilder
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
+)
+
+// passed gives reason and message of the conditions of the prober's steps while
+// they hold for every endpoint.
+func passed(step probe.Step, user string) verdict {
+	switch step {
+	case probe.StepReachable:
+		return holds(string(probe.ReasonConnected), "an SSH server answers")
+	case probe.StepHostKeyVerified:
+		return holds(string(probe.ReasonHostKeyMatches), "the host key is the expected one")
+	case probe.StepAuthenticated:
+		return holds(string(probe.ReasonAuthenticated), fmt.Sprintf("logged in as %s", user))
+	case probe.StepNixAvailable:
+		return holds(string(probe.ReasonNixAnswers), "nix-daemon answers")
+	case probe.StepTrusted:
+		return holds(string(probe.ReasonUserTrusted), fmt.Sprintf("nix-daemon trusts %s", user))
+	default:
+		return holds(string(probe.ReasonSystemsVerified), "the declared systems and features are those of the machine")
+	}
+}
+
+// conditions computes all conditions from what this pass has learned. Those
+// whose status is as before keep the time of their last transition.
+func (s *scope) conditions(endpoints []v1alpha1.EndpointStatus) []metav1.Condition {
+	var out []metav1.Condition
+	add := func(conditionType string, v verdict) {
+		condition := metav1.Condition{
+			Type:               conditionType,
+			Status:             v.status,
+			Reason:             v.reason,
+			Message:            v.message,
+			ObservedGeneration: s.builder.Generation,
+			LastTransitionTime: metav1.NewTime(s.now.Truncate(time.Second)),
+		}
+		if old := s.builder.Status.Condition(conditionType); old != nil && old.Status == v.status {
+			condition.LastTransitionTime = old.LastTransitionTime
+		}
+		out = append(out, condition)
+	}
+	add(v1alpha1.ConditionAccepted, s.accepted)
+	add(v1alpha1.ConditionCredentialsValid, s.credentialsValid)
+	for _, step := range probe.Steps() {
+		add(string(step), s.stepVerdict(step))
+	}
+	add(v1alpha1.ConditionReady, s.ready(endpoints))
+	if v, ok := s.cordoned(); ok {
+		add(v1alpha1.ConditionCordoned, v)
+	}
+	return out
+}
+
+// stepVerdict folds the outcomes of a step at all endpoints that are not
+// cordoned: the first failure goes before the first doubt.
+func (s *scope) stepVerdict(step probe.Step) verdict {
+	switch {
+	case s.accepted.status != metav1.ConditionTrue:
+		return unknown(v1alpha1.ReasonNotAccepted, notAcceptedMessage)
+	case len(s.credentials) == 0:
+		return unknown(v1alpha1.ReasonNoCredential, noCredentialMessage)
+	}
+	var failure, doubt verdict
+	failures, doubts, total := 0, 0, 0
+	for i := range s.builder.Spec.Endpoints {
+		endpoint := &s.builder.Spec.Endpoints[i]
+		if s.cordon(endpoint) != nil {
+			continue
+		}
+		total++
+		snapshot := s.snapshots[endpoint.Name]
+		outcome := snapshot.Result.Outcome(step)
+		message := outcome.Message
+		switch outcome.Reason {
+		case probe.ReasonNotReached:
+			message = endpoint.Name + ": not checked, because an earlier condition is not True"
+		case probe.ReasonNotProbed:
+			message = endpoint.Name + ": " + notProbedMessage
+		}
+		switch outcome.Status {
+		case probe.StatusTrue:
+		case probe.StatusFalse:
+			if failures++; failures == 1 {
+				failure = fails(string(outcome.Reason), message)
+			}
+		default:
+			if doubts++; doubts == 1 {
+				doubt = unknown(string(outcome.Reason), message)
+			}
+		}
+	}
+	switch {
+	case total == 0:
+		return unknown(v1alpha1.ReasonCordoned, "every endpoint is cordoned")
+	case failures > 0:
+		failure.message += count(failures, total)
+		return failure
+	case doubts > 0:
+		doubt.message += count(doubts, total)
+		return doubt
+	}
+	return passed(step, s.builder.Spec.User)
+}
+
+// about is what an endpoint's status says, with the endpoint's name.
+func about(endpoint *v1alpha1.EndpointStatus) string {
+	if strings.HasPrefix(endpoint.Message, endpoint.Name+" ") {
+		return endpoint.Message // The prober's messages begin with it.
+	}
+	return endpoint.Name + ": " + endpoint.Message
+}
+
+// count tells how many endpoints a condition does not hold for.
+func count(n, total int) string {
+	if total == 1 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d of %d endpoints)", n, total)
+}
+
+// ready is the summary: True while every system has an endpoint in use, else
+// with the reason of an endpoint that should serve the first one that has none.
+func (s *scope) ready(endpoints []v1alpha1.EndpointStatus) verdict {
+	switch {
+	case s.accepted.status != metav1.ConditionTrue:
+		return fails(s.accepted.reason, s.accepted.message)
+	case len(s.credentials) == 0:
+		return fails(s.credentialsValid.reason, s.credentialsValid.message)
+	}
+	var candidates []v1alpha1.EndpointStatus
+	for i := range s.builder.Spec.Endpoints {
+		if s.cordon(&s.builder.Spec.Endpoints[i]) == nil {
+			candidates = append(candidates, endpoints[i])
+		}
+	}
+	if len(candidates) == 0 {
+		return fails(v1alpha1.ReasonCordoned, "every endpoint is cordoned")
+	}
+	var systems []string
+	for _, candidate := range candidates {
+		systems = append(systems, candidate.Systems...)
+	}
+	slices.Sort(systems)
+	systems = slices.Compact(systems)
+	if len(systems) == 0 {
+		return unserved("", candidates)
+	}
+	for _, system := range systems {
+		if !slices.ContainsFunc(candidates, func(e v1alpha1.EndpointStatus) bool {
+			return e.InUse() && slices.Contains(e.Systems, system)
+		}) {
+			return unserved(system, candidates)
+		}
+	}
+	return inUse(candidates)
+}
+
+// unserved tells why a system has no endpoint in use; "" stands for all while
+// none is known.
+func unserved(system string, candidates []v1alpha1.EndpointStatus) verdict {
+	var first *v1alpha1.EndpointStatus
+	for i := range candidates {
+		candidate := &candidates[i]
+		if candidate.InUse() || system != "" && !slices.Contains(candidate.Systems, system) {
+			continue
+		}
+		if candidate.State == v1alpha1.EndpointUnknown {
+			return unknown(v1alpha1.ReasonNotProbed, about(candidate))
+		}
+		if first == nil {
+			first = candidate
+		}
+	}
+	if first == nil {
+		return fails(v1alpha1.ReasonSystemsUnknown,
+			"the machines can be used, but do not tell for which systems: list them in spec.systems")
+	}
+	message := about(first)
+	if system != "" {
+		message = fmt.Sprintf("no endpoint for %s: %s", system, message)
+	}
+	return fails(first.Reason, message)
+}
+
+// inUse tells whether all endpoints are as they should be.
+func inUse(candidates []v1alpha1.EndpointStatus) verdict {
+	var away []string
+	for i := range candidates {
+		if candidates[i].State != v1alpha1.EndpointHealthy {
+			away = append(away, about(&candidates[i]))
+		}
+	}
+	if len(away) == 0 {
+		return holds(v1alpha1.ReasonAllHealthy, "every endpoint is healthy")
+	}
+	return holds(v1alpha1.ReasonDegraded, away[0]+count(len(away), len(candidates)))
+}
+
+// cordoned tells which endpoints are cordoned, if any.
+func (s *scope) cordoned() (verdict, bool) {
+	var names []string
+	var first *v1alpha1.Cordon
+	for i := range s.builder.Spec.Endpoints {
+		endpoint := &s.builder.Spec.Endpoints[i]
+		if cordon := s.cordon(endpoint); cordon != nil {
+			names = append(names, endpoint.Name)
+			if first == nil {
+				first = cordon
+			}
+		}
+	}
+	if first == nil {
+		return verdict{}, false
+	}
+	message := fmt.Sprintf("%s: %s", strings.Join(names, ", "), first.Reason)
+	if len(names) == len(s.builder.Spec.Endpoints) {
+		message = "every endpoint: " + first.Reason
+	}
+	if first.Until != nil {
+		message += fmt.Sprintf(" (until %s)", first.Until.UTC().Format(time.RFC3339))
+	}
+	return holds(v1alpha1.ReasonCordoned, message), true
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package nixbuilder
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
+)
+
+const (
+	// credentialInterval is the longest time before a changed Secret is noticed.
+	// Secrets are not watched: that would take the right to list all of them.
+	credentialInterval = 60 * time.Second
+	// credentialJitter is the part of the interval over which reads are spread.
+	credentialJitter = 0.25
+)
+
+// readCredentials reads the Secrets that the spec names, past any cache. One
+// that cannot be used is a verdict; only trouble with the API server is an
+// error.
+func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
+	if s.accepted.status != "True" {
+		s.credentialsValid = unknown(v1alpha1.ReasonNotAccepted, notAcceptedMessage)
+		return nil
+	}
+	s.wakeIn(time.Duration(float64(credentialInterval) * (1 - credentialJitter*r.jitter())))
+
+	refs := s.builder.Spec.Credentials.SecretRefs
+	unusable := 0
+	for _, ref := range refs {
+		credential, reason, message, err := r.readCredential(ctx, s, ref.Name)
+		if err != nil {
+			return err
+		}
+		if reason == "" {
+			s.credentials = append(s.credentials, credential)
+			continue
+		}
+		if unusable++; unusable == 1 {
+			s.credentialsValid = fails(reason, message)
+		}
+	}
+	switch {
+	case unusable == 0:
+		s.credentialsValid = holds(v1alpha1.ReasonCredentialsUsable, "every Secret holds a usable key")
+	case len(refs) > 1:
+		s.credentialsValid.message += fmt.Sprintf(" (%d of %d Secrets)", unusable, len(refs))
+	}
+	return nil
+}
+
+// readCredential reads one Secret. What is in it appears in no message.
+func (r *Reconciler) readCredential(ctx context.Context, s *scope, name string) (_ probe.Credential, reason, message string, _ error) {
+	none := probe.Credential{}
+	var secret corev1.Secret
+	err := r.secrets.Get(ctx, client.ObjectKey{Namespace: s.builder.Namespace, Name: name}, &secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		return none, v1alpha1.ReasonSecretNotFound, fmt.Sprintf(
+			"Secret %s does not exist. Create it with: kubectl -n %s create secret generic %s --type=%s --from-file=%s=<private key file>, then kubectl -n %s label secret %s %s=true",
+			name, s.builder.Namespace, name, corev1.SecretTypeSSHAuth, corev1.SSHAuthPrivateKey, s.builder.Namespace, name, v1alpha1.CredentialLabel), nil
+	case apierrors.IsForbidden(err):
+		return none, v1alpha1.ReasonSecretForbidden, fmt.Sprintf(
+			"The operator may not read Secret %s: grant its service account get on secrets in namespace %s", name, s.builder.Namespace), nil
+	case err != nil:
+		return none, "", "", fmt.Errorf("read Secret %s: %w", name, err)
+	}
+	if secret.Type != corev1.SecretTypeSSHAuth {
+		return none, v1alpha1.ReasonSecretWrongType, fmt.Sprintf(
+			"Secret %s has type %s, not %s. The type of a Secret cannot be changed: create it anew with --type=%s",
+			name, secret.Type, corev1.SecretTypeSSHAuth, corev1.SecretTypeSSHAuth), nil
+	}
+	if secret.Labels[v1alpha1.CredentialLabel] != "true" {
+		return none, v1alpha1.ReasonSecretNotLabelled, fmt.Sprintf(
+			"Secret %s is not released for use by builders: kubectl -n %s label secret %s %s=true",
+			name, s.builder.Namespace, name, v1alpha1.CredentialLabel), nil
+	}
+	credential := probe.Credential{
+		Name:        name,
+		PrivateKey:  secret.Data[corev1.SSHAuthPrivateKey],
+		Certificate: secret.Data[v1alpha1.CredentialCertificateKey],
+	}
+	if len(credential.PrivateKey) == 0 {
+		return none, v1alpha1.ReasonSecretKeyMissing, fmt.Sprintf(
+			"Secret %s has no private key: its data lacks the key %s, or it is empty", name, corev1.SSHAuthPrivateKey), nil
+	}
+	if keyReason, keyMessage, ok := probe.CheckCredential(credential, s.now); !ok {
+		return none, string(keyReason), keyMessage, nil
+	}
+	return credential, "", "", nil
+}

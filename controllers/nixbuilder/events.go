@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package nixbuilder
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+
+	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+)
+
+// Actions of events: what the operator did when it noticed.
+const (
+	actionAccept      = "CheckSpec"
+	actionCredentials = "ReadCredentials"
+	actionProbe       = "Probe"
+	actionPin         = "PinHostKey"
+	actionCordon      = "Cordon"
+	actionSummarise   = "Summarise"
+)
+
+// Reasons of events that are not reasons of conditions.
+const (
+	reasonHealthy         = "Healthy"
+	reasonHostKeyPinned   = "HostKeyPinned"
+	reasonHostKeyReplaced = "HostKeyReplaced"
+	reasonUncordoned      = "Uncordoned"
+)
+
+// maxNote is the most bytes in the note of an event that the API server takes.
+const maxNote = 1024
+
+// transition is something that changed between two statuses and is worth an
+// event. endpoint is empty where it is about the whole builder.
+type transition struct {
+	warning  bool
+	endpoint string
+	reason   string
+	action   string
+	note     string
+}
+
+// emit records the transition with the builder that it is about.
+func (t transition) emit(recorder events.EventRecorder, builder *v1alpha1.NixBuilder) {
+	eventType := corev1.EventTypeNormal
+	if t.warning {
+		eventType = corev1.EventTypeWarning
+	}
+	about := &corev1.ObjectReference{
+		APIVersion:      v1alpha1.GroupVersion.String(),
+		Kind:            "NixBuilder",
+		Namespace:       builder.Namespace,
+		Name:            builder.Name,
+		UID:             builder.UID,
+		ResourceVersion: builder.ResourceVersion,
+	}
+	if t.endpoint != "" {
+		// Also keeps events about different endpoints from being counted as one.
+		about.FieldPath = fmt.Sprintf("spec.endpoints{%s}", t.endpoint)
+	}
+	recorder.Eventf(about, nil, eventType, t.reason, t.action, "%s", clip(t.note, maxNote))
+}
+
+// transitions compares the status before a pass with the one after it.
+func transitions(before, after *v1alpha1.NixBuilderStatus) []transition {
+	var all []transition
+	all = append(all, conditionTransitions(before, after, v1alpha1.ConditionAccepted, actionAccept)...)
+	all = append(all, conditionTransitions(before, after, v1alpha1.ConditionCredentialsValid, actionCredentials)...)
+	for i := range after.Endpoints {
+		entry := &after.Endpoints[i]
+		old := before.Endpoint(entry.Name)
+		if old == nil {
+			old = &v1alpha1.EndpointStatus{State: v1alpha1.EndpointUnknown}
+		}
+		all = append(all, pinTransitions(old, entry)...)
+		all = append(all, endpointTransitions(old, entry)...)
+	}
+	all = append(all, cordonTransitions(before, after)...)
+	for _, summary := range conditionTransitions(before, after, v1alpha1.ConditionReady, actionSummarise) {
+		if !told(all, summary.reason) {
+			all = append(all, summary)
+		}
+	}
+	return all
+}
+
+// told reports whether there is an event with that reason already.
+func told(all []transition, reason string) bool {
+	for _, t := range all {
+		if t.reason == reason {
+			return true
+		}
+	}
+	return false
+}
+
+// conditionTransitions tells that a condition began or ceased to be False. That
+// it became True for the first time is no news, but for the summary.
+func conditionTransitions(before, after *v1alpha1.NixBuilderStatus, conditionType, action string) []transition {
+	old, now := before.Condition(conditionType), after.Condition(conditionType)
+	if now == nil || old != nil && old.Status == now.Status && (now.Status != metav1.ConditionFalse || old.Reason == now.Reason) {
+		return nil
+	}
+	wasFalse := old != nil && old.Status == metav1.ConditionFalse
+	switch {
+	case now.Status == metav1.ConditionFalse:
+		return []transition{{warning: true, reason: now.Reason, action: action, note: now.Message}}
+	case now.Status == metav1.ConditionTrue && (wasFalse || conditionType == v1alpha1.ConditionReady):
+		return []transition{{reason: now.Reason, action: action, note: now.Message}}
+	}
+	return nil
+}
+
+// endpointTransitions tells that a machine became healthy, ceased to be, or
+// fails at another step than before. What is wrong with the whole builder is
+// told by its conditions.
+func endpointTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+	switch {
+	case entry.FailedCondition == v1alpha1.ConditionAccepted, entry.FailedCondition == v1alpha1.ConditionCredentialsValid,
+		entry.State == v1alpha1.EndpointUnknown:
+		return nil
+	case entry.State == v1alpha1.EndpointHealthy:
+		if old.State == v1alpha1.EndpointHealthy {
+			return nil
+		}
+		return []transition{{endpoint: entry.Name, reason: reasonHealthy, action: actionProbe, note: entry.Name + ": healthy"}}
+	case old.State == entry.State && old.FailedCondition == entry.FailedCondition:
+		return nil
+	}
+	return []transition{{warning: true, endpoint: entry.Name, reason: entry.Reason, action: actionProbe, note: about(entry)}}
+}
+
+// pinTransitions tells which host key a machine is held to from now on. A key
+// that the spec names is verified, not pinned, but recorded in the same field;
+// that is told too, once.
+func pinTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+	switch {
+	case entry.HostKey == old.HostKey || entry.HostKey == "":
+		return nil
+	case old.HostKey == "":
+		return []transition{{endpoint: entry.Name, reason: reasonHostKeyPinned, action: actionPin, note: fmt.Sprintf(
+			"%s: host key %s recorded", entry.Name, fingerprint(entry.HostKey))}}
+	}
+	return []transition{{endpoint: entry.Name, reason: reasonHostKeyReplaced, action: actionPin, note: fmt.Sprintf(
+		"%s: host key %s recorded in place of %s", entry.Name, fingerprint(entry.HostKey), fingerprint(old.HostKey))}}
+}
+
+// cordonTransitions tells that machines were taken out of use or back into it.
+func cordonTransitions(before, after *v1alpha1.NixBuilderStatus) []transition {
+	old, now := before.Condition(v1alpha1.ConditionCordoned), after.Condition(v1alpha1.ConditionCordoned)
+	switch {
+	case now != nil && (old == nil || old.Message != now.Message):
+		return []transition{{reason: now.Reason, action: actionCordon, note: now.Message}}
+	case now == nil && old != nil:
+		return []transition{{reason: reasonUncordoned, action: actionCordon, note: "no endpoint is cordoned any more"}}
+	}
+	return nil
+}
