@@ -13,6 +13,10 @@ import (
 	"time"
 )
 
+// ErrTooLarge is what Encode fails with when a document would be larger than
+// MaxSize, which every reader refuses.
+var ErrTooLarge = fmt.Errorf("larger than %d bytes", MaxSize)
+
 // VersionError is a document of a version that this program cannot read.
 type VersionError struct {
 	// Version is the document's.
@@ -52,7 +56,7 @@ func Encode(document Document) ([]byte, error) {
 	}
 	text.WriteString("\n]}\n")
 	if text.Len() > MaxSize {
-		return nil, fmt.Errorf("encode the list of builders: %d bytes are more than a reader takes (%d)", text.Len(), MaxSize)
+		return nil, fmt.Errorf("encode the list of builders: %w", ErrTooLarge)
 	}
 	return text.Bytes(), nil
 }
@@ -62,7 +66,7 @@ func Encode(document Document) ([]byte, error) {
 // is a *VersionError.
 func Decode(text []byte) (Document, error) {
 	if len(text) > MaxSize {
-		return Document{}, fmt.Errorf("read the list of builders: larger than %d bytes", MaxSize)
+		return Document{}, fmt.Errorf("read the list of builders: %w", ErrTooLarge)
 	}
 	// The version goes first: of another one, not even the types are known.
 	var version struct {

@@ -198,7 +198,7 @@ func TestEncodeErrors(t *testing.T) {
 	}{
 		"no name":   {[]Endpoint{nameless}, "builder is missing"},
 		"twice":     {[]Endpoint{small("b", "n"), small("a", "n"), full("b", "n")}, `"b/n" is listed twice`},
-		"too large": {many, "are more than a reader takes"},
+		"too large": {many, "larger than 1048576 bytes"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
