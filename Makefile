@@ -91,7 +91,7 @@ lint: ## Run staticcheck.
 ##@ Tests
 
 .PHONY: test
-test: prerequisites envtest rootfs ## Run all tests; ends with one line of counts.
+test: prerequisites envtest rootfs tools ## Run all tests; ends with one line of counts.
 	@hack/test.sh all
 
 .PHONY: test-unit
@@ -99,7 +99,7 @@ test-unit: ## Run the tests that need nothing but Go.
 	@hack/test.sh unit
 
 .PHONY: test-integration
-test-integration: envtest ## Run the tests that need an API server.
+test-integration: envtest tools ## Run the tests that need an API server or Helm.
 	@hack/test.sh integration
 
 .PHONY: test-e2e
@@ -113,6 +113,10 @@ fuzz: ## Run every fuzz target for FUZZTIME.
 .PHONY: envtest
 envtest: ## Build etcd, kube-apiserver and kubectl unless cached; prints where they are.
 	@hack/envtest/build.sh
+
+.PHONY: tools
+tools: ## Build the tools that tests use unless cached.
+	@for tool in gotestsum helm kustomize; do hack/tool.sh --path $$tool >/dev/null; done
 
 .PHONY: rootfs
 rootfs: prerequisites ## Unpack the Debian systems with Nix unless cached; prints where they are.

@@ -13,8 +13,8 @@ export CGO_ENABLED=1 GOFLAGS=-buildvcs=false
 list() { go list ./... | grep -E "$@" || true; }
 case ${1:-} in
 all) packages=./... ;;
-unit) packages=$(list -v '/test/(envtest|integration|nixlab|e2e)(/|$)') ;;
-integration) packages=$(list '/test/(envtest|integration)(/|$)') ;;
+unit) packages=$(list -v '/test/(chart|envtest|integration|nixlab|e2e)(/|$)') ;;
+integration) packages=$(list '/test/(chart|envtest|integration)(/|$)') ;;
 e2e) packages=$(list '/test/(nixlab|e2e)(/|$)') ;;
 *)
 	sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2
@@ -35,5 +35,6 @@ rm -f bin/test.json
 # shellcheck disable=SC2086 # one word for each package
 hack/progress.sh testing hack/tool.sh gotestsum --format pkgname --hide-summary skipped --jsonfile bin/test.json -- \
 	-race -count=1 -timeout 30m $packages && status=0 || status=$?
-CGO_ENABLED=0 go run -trimpath ./hack/testcounts bin/test.json
+CGO_ENABLED=0 go build -trimpath -o bin/ ./hack/testcounts
+bin/testcounts bin/test.json || status=1
 exit "$status"

@@ -3,8 +3,9 @@
 
 // Command testcounts sums up a `go test -json` log in one line, such as
 // "12 passed, 0 failed, 1 skipped", and fails if a test did. Subtests count as
-// tests. A package that failed without a failed test (it does not compile, it
-// timed out) counts as one failure.
+// tests, and so do the specs of a Ginkgo suite, by its summary; pending ones are
+// skipped. A package that failed without a failed test (it does not compile,
+// it timed out) counts as one failure.
 //
 // The flags add the results of checks that are no Go tests. A log that does
 // not exist is a failure: the tests did not run.
@@ -18,6 +19,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"strconv"
 )
 
 func main() {
@@ -48,8 +51,14 @@ func (c counts) String() string {
 
 // event is what matters of a line of the log; see `go doc test2json`.
 type event struct {
-	Action, Package, Test string
+	Action, Package, Test, Output string
 }
+
+var (
+	// specSummary ends the output of a Ginkgo suite.
+	specSummary = regexp.MustCompile(`-- (\d+) Passed \| (\d+) Failed \| (\d+) Pending \| (\d+) Skipped`)
+	colour      = regexp.MustCompile("\x1b\\[[0-9;]*m")
+)
 
 func (c *counts) addFile(path string) error {
 	file, err := os.Open(path)
@@ -79,6 +88,8 @@ func (c *counts) add(log io.Reader) error {
 			return err
 		}
 		switch {
+		case e.Action == "output":
+			c.addSpecs(e.Output)
 		case e.Test == "" && e.Action == "fail":
 			if failedTests[e.Package] == 0 {
 				c.failed++
@@ -93,4 +104,19 @@ func (c *counts) add(log io.Reader) error {
 			failedTests[e.Package]++
 		}
 	}
+}
+
+func (c *counts) addSpecs(output string) {
+	found := specSummary.FindStringSubmatch(colour.ReplaceAllString(output, ""))
+	if found == nil {
+		return
+	}
+	var numbers [4]int
+	for i := range numbers {
+		// Digits by the pattern; so many that they overflow count as none.
+		numbers[i], _ = strconv.Atoi(found[i+1])
+	}
+	c.passed += numbers[0]
+	c.failed += numbers[1]
+	c.skipped += numbers[2] + numbers[3]
 }

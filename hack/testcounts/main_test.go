@@ -31,6 +31,12 @@ func TestAdd(t *testing.T) {
 `,
 			want: "2 passed, 1 failed, 1 skipped",
 		},
+		"Ginkgo suite": {
+			log: `{"Action":"output","Package":"a","Test":"TestA","Output":"\u001b[1mSUCCESS!\u001b[0m -- \u001b[38;5;10m\u001b[1m110 Passed\u001b[0m | \u001b[1m0 Failed\u001b[0m | 2 Pending | 3 Skipped\n"}
+{"Action":"pass","Package":"a","Test":"TestA"}
+`,
+			want: "111 passed, 0 failed, 5 skipped",
+		},
 		"package that does not compile": {
 			log: `{"ImportPath":"a","Action":"build-output","Output":"x.go:1: undefined: y\n"}
 {"ImportPath":"a","Action":"build-fail"}
