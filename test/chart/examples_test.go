@@ -26,7 +26,7 @@ const (
 
 	machinesConfigMap = "nix-machines"
 	keysDir           = "/etc/nix-keys/"
-	clientDir         = "/run/nix-builders"
+	clientDir         = "/nix-dispatch"
 )
 
 // readFile reads a file of the source tree.
@@ -201,17 +201,14 @@ func TestManifestsInDocumentation(t *testing.T) {
 	t.Parallel()
 	fence := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 	for _, name := range []string{"README.md", "docs/install.md", "docs/client-pods.md"} {
-		found := 0
 		for _, block := range fence.FindAllStringSubmatch(readFile(t, name), -1) {
-			if !strings.HasPrefix(block[1], "apiVersion:") {
-				continue // values of the chart, or part of a manifest
+			if !strings.HasPrefix(block[1], "apiVersion:") || strings.HasPrefix(block[1], "apiVersion: kustomize") {
+				continue // values of the chart, part of a manifest, or not for the API server
 			}
-			found++
 			for _, o := range decode(t, block[1]) {
 				checkDocumented(t, name, o)
 			}
 		}
-		t.Logf("%s: %d manifests", name, found)
 	}
 }
 
