@@ -34,8 +34,11 @@ type aheadReader struct {
 func (a *aheadReader) Read(p []byte) (int, error) {
 	a.mu.Lock()
 	reading := a.reading
+	there := len(a.ahead) > 0
 	a.mu.Unlock()
-	if reading != nil {
+	// What is there already may be a whole request: the client then sends
+	// nothing more, and the read under way does not end before the next one.
+	if reading != nil && !there {
 		<-reading
 	}
 	a.mu.Lock()
