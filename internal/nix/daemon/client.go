@@ -87,7 +87,11 @@ func (c *Client) step(ctx context.Context, what string, f func() error) error {
 		<-closed
 		cause := context.Cause(ctx)
 		c.broken = cause
-		if err != nil {
+		var preamble *PreambleError
+		if errors.As(err, &preamble) {
+			// What the peer said explains why nothing came of it.
+			err = fmt.Errorf("%w; then: %w", preamble, cause)
+		} else if err != nil {
 			err = cause
 		}
 	} else if err != nil {

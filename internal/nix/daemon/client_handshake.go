@@ -12,6 +12,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/wire"
@@ -20,7 +21,7 @@ import (
 const (
 	// maxPreamble is how much of a text in place of the handshake is shown.
 	maxPreamble = 64
-	// preambleWait is how long we wait for the rest of its first line.
+	// preambleWait is how long we wait for the rest of its line.
 	preambleWait = time.Second
 )
 
@@ -94,7 +95,7 @@ func (c *Client) readHandshake(log MessageSink) error {
 // readMagic reads the word that every daemon starts with.
 func (c *Client) readMagic() error {
 	b, err := c.in.Window(8)
-	if len(b) == 8 || len(b) > 8 {
+	if len(b) >= 8 {
 		switch binary.LittleEndian.Uint64(b) {
 		case magicServer:
 			c.in.Skip(8)
@@ -112,12 +113,12 @@ func (c *Client) readMagic() error {
 	return &PreambleError{Text: c.preamble(b)}
 }
 
-// preamble collects the first line of what the peer sent instead of a handshake.
+// preamble returns the first line of what the peer sent instead of a handshake.
 func (c *Client) preamble(b []byte) string {
 	defer c.closeAfter(preambleWait)()
 	text := bytes.Clone(b[:min(len(b), maxPreamble)])
 	c.in.Skip(len(text))
-	for len(text) < maxPreamble && bytes.IndexByte(text, '\n') < 0 {
+	for len(text) < maxPreamble && !bytes.ContainsRune(bytes.TrimLeft(text, "\r\n"), '\n') {
 		b, err := c.in.Window(1)
 		if err != nil {
 			break
@@ -126,24 +127,22 @@ func (c *Client) preamble(b []byte) string {
 		text = append(text, b[:n]...)
 		c.in.Skip(n)
 	}
-	return printable(text)
+	line, _, _ := bytes.Cut(bytes.TrimLeft(text, "\r\n"), []byte("\n"))
+	return printable(line)
 }
 
-// printable returns b as text of at most maxPreamble bytes, with a dot for every
-// byte that is not printable and blanks around it cut off.
+// printable returns b as text that is not longer, with a dot for every byte or
+// character that is not printable and blanks around it cut off.
 func printable(b []byte) string {
+	b = bytes.TrimSpace(b)
 	var out strings.Builder
-	for i := 0; i < len(b); {
-		r, size := utf8.DecodeRune(b[i:])
-		switch {
-		case r == '\n' || r == '\r' || r == '\t':
-			out.WriteByte(' ')
-		case r == utf8.RuneError || r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0:
-			out.WriteByte('.')
-		default:
-			out.WriteRune(r)
+	for len(b) > 0 {
+		r, size := utf8.DecodeRune(b)
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			r = '.'
 		}
-		i += size
+		out.WriteRune(r)
+		b = b[size:]
 	}
-	return strings.TrimSpace(out.String())
+	return out.String()
 }

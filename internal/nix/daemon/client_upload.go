@@ -43,13 +43,14 @@ func (c *Client) AddMultipleToStore(ctx context.Context, src PathSource, sink Me
 		go func() { sent <- u.run(src) }()
 
 		said := c.in.messages(sink)
+		saidFirst := said != nil && !u.failed.Load()
 		if said != nil {
 			u.refused.Store(true)
 			if !isRemote(said) {
 				_ = c.breakOff(said)
 			}
 		}
-		return u.outcome(said, <-sent)
+		return u.outcome(said, saidFirst, <-sent)
 	})
 }
 
@@ -59,6 +60,8 @@ type upload struct {
 	frames *wire.FramedWriter
 	// refused is set once nothing more needs to be sent.
 	refused atomic.Bool
+	// failed is set once sending failed, before anything is done about it.
+	failed atomic.Bool
 	// sourceErr is the failure of the PathSource, if that ended the upload.
 	sourceErr error
 	// hangup closes the connection some time after a failed write.
@@ -70,6 +73,7 @@ func (u *upload) run(src PathSource) error {
 	err := u.send(src)
 	if u.sourceErr != nil {
 		// The daemon waits for bytes that will not come.
+		u.failed.Store(true)
 		_ = u.client.conn.Close()
 		return u.sourceErr
 	}
@@ -80,6 +84,7 @@ func (u *upload) run(src PathSource) error {
 	}
 	if err != nil {
 		// The daemon may have said why before it closed; do not wait long for it.
+		u.failed.Store(true)
 		u.hangup = u.client.closeAfter(lastWords)
 		err = fmt.Errorf("send the upload: %w", err)
 	}
@@ -153,8 +158,9 @@ func (a *archiveReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// outcome makes one error of what the daemon said and how sending ended.
-func (u *upload) outcome(said, sent error) error {
+// outcome makes one error of what the daemon said and how sending ended. Whichever
+// failed first made the other fail.
+func (u *upload) outcome(said error, saidFirst bool, sent error) error {
 	if u.hangup != nil {
 		u.hangup()
 	}
@@ -164,7 +170,7 @@ func (u *upload) outcome(said, sent error) error {
 	case isRemote(said):
 		_ = u.client.breakOff(sent)
 		return said
-	case u.sourceErr == nil && errors.Is(said, io.ErrUnexpectedEOF):
+	case saidFirst, u.sourceErr == nil && errors.Is(said, io.ErrUnexpectedEOF):
 		return said
 	}
 	return u.client.breakOff(sent)

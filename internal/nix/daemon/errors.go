@@ -51,7 +51,7 @@ func (*AccessDeniedError) Error() string {
 // PreambleError says that the peer sent something else where the handshake must
 // stand, typically what a login shell prints before the daemon starts.
 type PreambleError struct {
-	// Text is how it begins, printable, at most 64 bytes.
+	// Text is its first line, printable, at most 64 bytes.
 	Text string
 }
 

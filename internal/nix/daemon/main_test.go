@@ -6,6 +6,8 @@ package daemon
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -68,3 +70,10 @@ const (
 	pathDrv = "/nix/store/22222222222222222222222222222222-c.drv"
 	hashA   = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 )
+
+// newBrokenWriter returns a Writer on a connection that the peer has closed.
+func newBrokenWriter() *wire.Writer {
+	r, w := io.Pipe()
+	_ = r.CloseWithError(errors.New("broken pipe"))
+	return wire.NewWriter(w)
+}
