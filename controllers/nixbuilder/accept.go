@@ -7,10 +7,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -88,9 +86,9 @@ func identities(builder *v1alpha1.NixBuilder) []identity {
 	var all []identity
 	for i := range builder.Spec.Endpoints {
 		endpoint := &builder.Spec.Endpoints[i]
-		all = append(all, identity{id: address(endpoint), endpoint: endpoint.Name})
+		all = append(all, identity{id: endpoint.Address(), endpoint: endpoint.Name})
 		lines := endpoint.HostKeys
-		if status := builder.Status.Endpoint(endpoint.Name); status != nil && status.Address == address(endpoint) {
+		if status := builder.Status.Endpoint(endpoint.Name); status != nil && status.Address == endpoint.Address() {
 			lines = append(slices.Clip(lines), status.HostKey)
 		}
 		for _, line := range lines {
@@ -100,15 +98,6 @@ func identities(builder *v1alpha1.NixBuilder) []identity {
 		}
 	}
 	return all
-}
-
-// address returns host and port of an endpoint in one spelling.
-func address(endpoint *v1alpha1.Endpoint) string {
-	host := endpoint.Host
-	if ip, err := netip.ParseAddr(host); err == nil {
-		host = ip.Unmap().String()
-	}
-	return net.JoinHostPort(host, strconv.Itoa(int(endpoint.Port)))
 }
 
 // duplicateOf returns a message if an older builder of the namespace has a

@@ -64,7 +64,7 @@ func (s *scope) status() v1alpha1.NixBuilderStatus {
 
 // endpointStatus computes the status of one endpoint. restored is its inverse.
 func (s *scope) endpointStatus(endpoint *v1alpha1.Endpoint) v1alpha1.EndpointStatus {
-	entry := v1alpha1.EndpointStatus{Name: endpoint.Name, Address: address(endpoint)}
+	entry := v1alpha1.EndpointStatus{Name: endpoint.Name, Address: endpoint.Address()}
 	old := s.builder.Status.Endpoint(endpoint.Name)
 	if old == nil {
 		old = &v1alpha1.EndpointStatus{}

@@ -68,7 +68,7 @@ func (s *scope) target(endpoint *v1alpha1.Endpoint) probe.Target {
 		Interval:               time.Duration(spec.Probe.IntervalSeconds) * time.Second,
 		Timeout:                time.Duration(spec.Probe.TimeoutSeconds) * time.Second,
 		FailureThreshold:       int(spec.Probe.FailureThreshold),
-		Restored:               restored(s.builder.Status.Endpoint(endpoint.Name), address(endpoint)),
+		Restored:               restored(s.builder.Status.Endpoint(endpoint.Name), endpoint.Address()),
 	}
 }
 
