@@ -134,7 +134,7 @@ func RequestFor(namespace string) reconcile.Request {
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	namespace := request.Namespace
 	var list v1alpha1.NixBuilderList
-	if err := r.client.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+	if err := r.client.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return ctrl.Result{}, fmt.Errorf("list NixBuilders: %w", err)
 	}
 	builders := present(list.Items)
