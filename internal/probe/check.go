@@ -18,7 +18,7 @@ import (
 type knowledge struct {
 	// facts are the last ones known; a probe that does not get far keeps them.
 	facts Facts
-	// firstKey is the host key line pinned on first use.
+	// firstKey is the host key line pinned on first use, here or before.
 	firstKey string
 	// spoken: an SSH server answered there before.
 	spoken bool
@@ -127,7 +127,7 @@ func (c *checker) connect(ctx context.Context, t *Target, policy sshconn.HostKey
 func verified(r *report, known *knowledge, key ssh.PublicKey) {
 	r.facts.HostKey, r.facts.HostKeyFingerprint = sshconn.AuthorizedKey(key), sshconn.Fingerprint(key)
 	reason := ReasonHostKeyMatches
-	if firstUse(r.target) && r.target.PinnedHostKey == "" && known.firstKey == "" {
+	if firstUse(r.target) && known.firstKey == "" {
 		reason = ReasonHostKeyFirstUse
 		known.firstKey = r.facts.HostKey
 	}
@@ -146,9 +146,6 @@ func hostKeyPolicy(r *report, pinned string) (sshconn.HostKeyPolicy, bool) {
 	var policy sshconn.HostKeyPolicy
 	lines := t.HostKeys
 	if firstUse(t) {
-		if t.PinnedHostKey != "" {
-			pinned = t.PinnedHostKey
-		}
 		if pinned == "" {
 			return sshconn.HostKeyPolicy{FirstUse: true}, true
 		}

@@ -13,7 +13,7 @@ import (
 func (p *Prober) begin(builder Key, target Target) *endpoint {
 	now := time.Now()
 	e := &endpoint{
-		key: builder, target: target, due: now,
+		key: builder, target: target, due: now, known: knowledge{firstKey: target.PinnedHostKey},
 		snapshot: Snapshot{State: StateUnknown, Reason: ReasonNotProbed, Message: messageNotProbed, Since: now},
 	}
 	if kept := target.Restored; kept != nil && kept.State != StateUnknown && kept.State != "" {
@@ -40,8 +40,9 @@ func (p *Prober) retarget(e *endpoint, target Target) {
 	switch {
 	case !sameMachine(&old, &target):
 		e.snapshot = Snapshot{State: StateUnknown, Reason: ReasonNotProbed, Message: messageNotProbed, Since: now}
-		e.known = knowledge{}
-	case repinned(e, &target):
+		e.known = knowledge{firstKey: target.PinnedHostKey}
+	case target.PinnedHostKey != "" && target.PinnedHostKey != e.known.firstKey:
+		// The key that the prober itself pinned comes back here too, unchanged.
 		e.known.firstKey = target.PinnedHostKey
 	case !sameCredentials(&old, &target):
 	case !sameExpectations(&old, &target):
@@ -61,19 +62,6 @@ func (p *Prober) retarget(e *endpoint, target Target) {
 		return
 	}
 	heap.Fix(&p.agenda, e.place)
-}
-
-// repinned tells whether the host key to expect is another one than the endpoint
-// was probed with. The key that the prober itself has pinned comes back through the
-// target, which is no change.
-func repinned(e *endpoint, target *Target) bool {
-	if !firstUse(target) || target.PinnedHostKey == "" {
-		return false
-	}
-	if e.known.firstKey == "" {
-		e.known.firstKey = e.known.facts.HostKey
-	}
-	return target.PinnedHostKey != e.known.firstKey
 }
 
 // forget takes an endpoint off the agenda and ends its probe.

@@ -212,10 +212,12 @@ func (p *Prober) finish(e *endpoint, revision int, result Result, known knowledg
 	defer p.rouse()
 	defer heap.Push(&p.agenda, e)
 	now := time.Now()
-	if err != nil || e.revision != revision {
-		// Nothing was found out, or about something else. The end of Start is the
-		// only other reason, and then nothing is launched any more.
-		e.due = now
+	if e.revision != revision {
+		e.due = now // what was found out is about something else
+		return false
+	}
+	if err != nil {
+		e.due = now.Add(e.target.Interval) // Start ends
 		return false
 	}
 	prev := e.snapshot
