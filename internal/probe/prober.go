@@ -24,6 +24,9 @@ type Options struct {
 	// changed in a way that can be seen from outside (times of probes alone do not
 	// count). It may be called from several goroutines at once and must not block.
 	OnChange func(Key)
+	// OnResult is called with the result of every probe, for figures about probes.
+	// The same rules apply.
+	OnResult func(Key, Result)
 	// MaxHandshakes bounds how many SSH key exchanges are computed at the same
 	// time. Zero is eight per processor. Waiting for a builder does not count.
 	MaxHandshakes int
@@ -37,6 +40,7 @@ type Options struct {
 // from any goroutine; probing happens while Start runs.
 type Prober struct {
 	onChange func(Key)
+	onResult func(Key, Result)
 	log      *slog.Logger
 	random   func() float64
 	check    checkFunc
@@ -82,11 +86,14 @@ func New(opts Options) *Prober {
 
 func newProber(opts Options, check checkFunc) *Prober {
 	p := &Prober{
-		onChange: opts.OnChange, log: opts.Log, random: opts.Random, check: check,
+		onChange: opts.OnChange, onResult: opts.OnResult, log: opts.Log, random: opts.Random, check: check,
 		builders: map[Key]map[string]*endpoint{}, wake: make(chan struct{}, 1),
 	}
 	if p.onChange == nil {
 		p.onChange = func(Key) {}
+	}
+	if p.onResult == nil {
+		p.onResult = func(Key, Result) {}
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -194,6 +201,9 @@ func (p *Prober) launch(ctx context.Context, e *endpoint) {
 	p.running.Go(func() {
 		defer cancel()
 		result, known, err := p.check(ctx, &target, known)
+		if err == nil {
+			p.onResult(e.key, result)
+		}
 		if p.finish(e, revision, result, known, err) {
 			p.onChange(e.key)
 		}
