@@ -160,11 +160,11 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 		p.session.Close()
 		return result, nil
 	}
-	outputs, err := s.collect(ctx, p, b.request.Derivation, result)
+	d, err := s.collect(ctx, p, b.request.Derivation, result)
 	if err != nil {
 		return nil, err
 	}
-	s.keep(p, outputs)
+	s.client.add(d)
 	return result, nil
 }
 

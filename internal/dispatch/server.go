@@ -67,7 +67,7 @@ type Server struct {
 	opts    Options
 	limits  Limits
 	log     *slog.Logger
-	outputs *registry
+	clients *clients
 	tardy   tardiness
 
 	// running ends when Shutdown's time is up, draining when it begins.
@@ -89,7 +89,7 @@ func NewServer(opts Options) *Server {
 		opts:      opts,
 		limits:    opts.Limits.withDefaults(),
 		log:       opts.Logger,
-		outputs:   newRegistry(),
+		clients:   newClients(),
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 	}
@@ -169,6 +169,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.kill(errKilled)
 		<-done
 	}
+	s.clients.close()
 	s.kill(ErrServerClosed)
 	return err
 }

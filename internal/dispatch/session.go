@@ -26,7 +26,7 @@ type session struct {
 	ctx context.Context
 
 	class  scheduler.Class
-	hook   connect.Key
+	client *client
 	daemon *daemon.Server
 
 	inputs *inputs
@@ -35,11 +35,6 @@ type session struct {
 	substitute bool
 	// bound is set when an upload went straight to a builder.
 	bound *placement
-	// built is the builder session of the last build, kept for outputs that
-	// are not in the spool and because the builder's garbage collector spares
-	// them as long as it lasts. kept names the builder.
-	built Builder
-	kept  string
 
 	mu sync.Mutex
 	// idle is set while the session waits for a request and owes its client
@@ -91,24 +86,22 @@ func (s *session) greet() (refusal, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.hook = header.HookKey()
 	s.log = s.log.With("line", header.Target.String(), "hook", header.Hook.PID)
+	s.log.Debug("Client connected", "namespace", header.Namespace, "hookStart", header.Hook.StartTime, "client", header.Client.PID)
 	s.class, refusal = s.server.opts.Classes.Lookup(header.Target)
 	s.daemon, err = daemon.Accept(ctx, s.conn, s.server.handshake())
 	if err != nil {
 		return nil, err
 	}
+	s.client = s.server.clients.join(header.HookKey())
 	return refusal, s.conn.SetDeadline(time.Time{})
 }
 
 // release gives everything back.
 func (s *session) release() {
-	s.server.outputs.drop(s)
+	s.server.clients.leave(s.client)
 	if s.bound != nil {
 		s.bound.release()
-	}
-	if s.built != nil {
-		s.built.Close()
 	}
 	s.inputs.release()
 	// Joins the reader that looks for a hang-up.
@@ -179,7 +172,7 @@ func (s *session) answer(req daemon.Request) error {
 func (s *session) mayWait() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.idle = s.built == nil
+	s.idle = s.client.settled()
 	return !s.idle || s.server.draining.Err() == nil
 }
 
