@@ -5,9 +5,6 @@ package machines
 
 import (
 	"encoding/base64"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -174,48 +171,5 @@ func TestNixConf(t *testing.T) {
 	const want = "# For the nix.conf of a client: include /etc/nix-machines/nix.conf\nbuilders = @/etc/nix-machines/machines\n"
 	if diff := cmp.Diff(want, render(t).Data[KeyNixConf]); diff != "" {
 		t.Errorf("nix.conf (-want +got):\n%s", diff)
-	}
-}
-
-// OpenSSH must read our file as it is meant.
-func TestOpenSSHReadsTheConfig(t *testing.T) {
-	t.Parallel()
-	ssh, err := exec.LookPath("ssh")
-	if err != nil {
-		t.Skip("no ssh: install openssh-client")
-	}
-	content := render(t,
-		machine(v1alpha1.Endpoint{Host: "2001:db8::1", Port: 2222, HostKeys: []string{}}, builders.HostKey("ca")),
-		linux("y").EndpointWith(v1alpha1.Endpoint{Name: "b", Host: "h.example", Port: 2223}).EndpointStatus(healthy("b")))
-	path := filepath.Join(t.TempDir(), "ssh_config")
-	if err := os.WriteFile(path, []byte(content.Data[KeySSHConfig]), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tests := map[string]struct {
-		host string
-		want []string
-	}{
-		"with an authority": {"a.x.nixbuilder", []string{"hostname 2001:db8::1", "port 2222"}},
-		"with a key":        {"b.y.nixbuilder", []string{"hostname h.example", "port 2223", "hostkeyalias b.y.nixbuilder"}},
-	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			output, err := exec.CommandContext(t.Context(), ssh, "-F", path, "-G", tc.host).CombinedOutput()
-			if err != nil {
-				t.Fatalf("ssh -G: %v\n%s", err, output)
-			}
-			settings := strings.Split(string(output), "\n")
-			for _, want := range append(tc.want, "userknownhostsfile /etc/nix-machines/known_hosts",
-				"globalknownhostsfile /dev/null", "stricthostkeychecking true", "batchmode yes", "connecttimeout 10") {
-				if !slices.Contains(settings, want) {
-					t.Errorf("ssh does not understand %q; it has:\n%s", want, output)
-				}
-			}
-			alias := slices.ContainsFunc(settings, func(s string) bool { return strings.HasPrefix(s, "hostkeyalias") })
-			if wantAlias := strings.Contains(strings.Join(tc.want, " "), "hostkeyalias"); alias != wantAlias {
-				t.Errorf("there is a HostKeyAlias: %v, want %v", alias, wantAlias)
-			}
-		})
 	}
 }
