@@ -74,7 +74,7 @@ func TestLint(t *testing.T) {
 	for name, values := range valueSets {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			stdout, stderr, err := run(t, "helm", "lint", "--strict", chartDir, "--values", valuesFile(t, values))
+			stdout, stderr, err := tools.Run(t, "helm", "lint", "--strict", tools.Chart(), "--values", valuesFile(t, values))
 			if err != nil || strings.Contains(stdout, "[WARNING]") {
 				t.Errorf("helm lint: %v\n%s%s", err, stdout, stderr)
 			}
@@ -92,7 +92,7 @@ func TestObjectsFitTogether(t *testing.T) {
 			if ids := all.ids(); len(slices.Compact(slices.Clone(ids))) != len(ids) {
 				t.Errorf("an object is rendered twice:\n%s", strings.Join(ids, "\n"))
 			}
-			deployment := get[*appsv1.Deployment](t, all, release)
+			deployment := get[*appsv1.Deployment](t, all, Release)
 			pod := deployment.Spec.Template
 			selects(t, "Deployment", deployment.Spec.Selector.MatchLabels, pod.Labels)
 			for _, service := range list[*corev1.Service](all) {
@@ -138,7 +138,7 @@ func wantWholeBindings(t *testing.T, all objects, account string) {
 		if want := ref.Kind + "/" + bindingNamespace + "/" + ref.Name; !slices.Contains(ids, want) {
 			t.Errorf("%s refers to %s, which is not rendered", binding, want)
 		}
-		want := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account, Namespace: namespace}}
+		want := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account, Namespace: Namespace}}
 		if diff := cmp.Diff(want, subjects); diff != "" {
 			t.Errorf("subjects of %s (-want +got):\n%s", binding, diff)
 		}
@@ -232,7 +232,7 @@ func TestDeployment(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			container := get[*appsv1.Deployment](t, template(t, tc.values), release).Spec.Template.Spec.Containers[0]
+			container := get[*appsv1.Deployment](t, template(t, tc.values), Release).Spec.Template.Spec.Containers[0]
 			if container.Image != tc.wantImage {
 				t.Errorf("image = %s, want %s", container.Image, tc.wantImage)
 			}
@@ -247,7 +247,7 @@ func TestDeployment(t *testing.T) {
 func TestEverything(t *testing.T) {
 	t.Parallel()
 	all := template(t, everything)
-	deployment := get[*appsv1.Deployment](t, all, release)
+	deployment := get[*appsv1.Deployment](t, all, Release)
 	pod := deployment.Spec.Template
 	got := map[string]any{
 		"replicas":        *deployment.Spec.Replicas,
@@ -262,9 +262,9 @@ func TestEverything(t *testing.T) {
 		"priority":        pod.Spec.PriorityClassName,
 		"certificate":     pod.Spec.Volumes[0].Secret.SecretName,
 		"mounted at":      pod.Spec.Containers[0].VolumeMounts[0].MountPath,
-		"account":         get[*corev1.ServiceAccount](t, all, release).Annotations["example.com/role"],
-		"service":         get[*corev1.Service](t, all, release+"-metrics").Annotations["example.com/scrape"],
-		"max unavailable": get[*policyv1.PodDisruptionBudget](t, all, release).Spec.MaxUnavailable.StrVal,
+		"account":         get[*corev1.ServiceAccount](t, all, Release).Annotations["example.com/role"],
+		"service":         get[*corev1.Service](t, all, Release+"-metrics").Annotations["example.com/scrape"],
+		"max unavailable": get[*policyv1.PodDisruptionBudget](t, all, Release).Spec.MaxUnavailable.StrVal,
 	}
 	want := map[string]any{
 		"replicas": int32(3), "label": "ci", "pod label": "ops", "pod annotation": "x", "pull secret": "pull",
@@ -276,7 +276,7 @@ func TestEverything(t *testing.T) {
 		t.Errorf("values (-want +got):\n%s", diff)
 	}
 
-	policy := get[*networkingv1.NetworkPolicy](t, all, release).Spec
+	policy := get[*networkingv1.NetworkPolicy](t, all, Release).Spec
 	if len(policy.PolicyTypes) != 2 || len(policy.Ingress[0].From) != 1 {
 		t.Errorf("network policy = %+v, want both directions and one peer", policy)
 	}
@@ -303,7 +303,7 @@ func TestMonitors(t *testing.T) {
 		return nil
 	}
 	all := template(t, everything)
-	pods := get[*appsv1.Deployment](t, all, release).Spec.Selector.MatchLabels
+	pods := get[*appsv1.Deployment](t, all, Release).Spec.Selector.MatchLabels
 	wantService := map[string]any{
 		"selector": map[string]any{"matchLabels": map[string]any{
 			"app.kubernetes.io/name": pods["app.kubernetes.io/name"], "app.kubernetes.io/instance": pods["app.kubernetes.io/instance"],
@@ -351,28 +351,23 @@ func TestCRD(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("very-long-", 7) + "name"
-	tests := map[string][]string{
-		"full name": {"--set", "fullnameOverride=" + long[:63]},
-		"name":      {"--set", "nameOverride=" + long[:63]},
-		"release":   {"--name-template", long[:53]},
+	tests := map[string]struct {
+		release, values string
+	}{
+		"full name": {release: Release, values: "fullnameOverride: " + long[:63]},
+		"name":      {release: Release, values: "nameOverride: " + long[:63]},
+		"release":   {release: long[:53], values: defaults},
+		"all":       {release: long[:53], values: "{nameOverride: " + long[:63] + ", metrics: {podMonitor: {enabled: true}}}"},
 	}
-	for name, args := range tests {
+	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if args[0] == "--name-template" {
-				args = append(args, "--generate-name")
-			}
-			stdout, stderr, err := run(t, "helm", templateArgs(t, everything, args)...)
-			if err != nil {
-				t.Fatalf("helm template: %v\n%s", err, stderr)
-			}
-			all := decode(t, stdout)
+			all := templateAs(t, tc.release, tc.values)
 			for _, o := range all {
-				if o.GetObjectKind().GroupVersionKind().Kind == "CustomResourceDefinition" {
-					continue
-				}
-				for _, problem := range validation.IsDNS1123Label(o.GetName()) {
-					t.Errorf("%s: %s", id(o), problem)
+				if _, ok := o.(*apiextensionsv1.CustomResourceDefinition); !ok {
+					for _, problem := range validation.IsDNS1123Label(o.GetName()) {
+						t.Errorf("%s: %s", id(o), problem)
+					}
 				}
 				for key, value := range o.GetLabels() {
 					for _, problem := range validation.IsValidLabelValue(value) {
@@ -387,23 +382,13 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-// templateArgs are the arguments to render under another release's name.
-func templateArgs(t *testing.T, values string, args []string) []string {
-	t.Helper()
-	all := []string{"template"}
-	if !slices.Contains(args, "--generate-name") {
-		all = append(all, release)
-	}
-	return append(append(all, chartDir, "--namespace", namespace, "--values", valuesFile(t, values)), args...)
-}
-
 func TestOldKubernetes(t *testing.T) {
 	t.Parallel()
-	_, stderr, err := run(t, "helm", "template", release, chartDir, "--kube-version", "1.28.9")
+	_, stderr, err := tools.Run(t, "helm", "template", Release, tools.Chart(), "--kube-version", "1.28.9")
 	if err == nil || !strings.Contains(stderr, ">=1.29.0-0") {
 		t.Errorf("helm template for 1.28: %v, %s, want it to name what is required", err, stderr)
 	}
-	if _, stderr, err := run(t, "helm", "template", release, chartDir, "--kube-version", "v1.29.0-vendor.1"); err != nil {
+	if _, stderr, err := tools.Run(t, "helm", "template", Release, tools.Chart(), "--kube-version", "v1.29.0-vendor.1"); err != nil {
 		t.Errorf("helm template for a vendor's 1.29: %v, %s", err, stderr)
 	}
 }

@@ -186,7 +186,7 @@ func env(c corev1.Container, name string) string {
 // The image of the examples and of config/ is that of the chart's version.
 func TestExamplesUseTheRelease(t *testing.T) {
 	t.Parallel()
-	want := get[*appsv1.Deployment](t, template(t, defaults), release).Spec.Template.Spec.Containers[0].Image
+	want := get[*appsv1.Deployment](t, template(t, defaults), Release).Spec.Template.Spec.Containers[0].Image
 	for name, pod := range examples(t) {
 		for _, container := range pod.Spec.InitContainers {
 			if container.Image != want {

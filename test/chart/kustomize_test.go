@@ -82,8 +82,8 @@ func TestKustomizeNamespace(t *testing.T) {
 	t.Parallel()
 	for _, o := range kustomize(t, "default") {
 		if o.GetObjectKind().GroupVersionKind().Kind == "Namespace" {
-			if o.GetName() != namespace || o.GetLabels()["pod-security.kubernetes.io/enforce"] != "restricted" {
-				t.Errorf("namespace %s with labels %v, want %s, restricted", o.GetName(), o.GetLabels(), namespace)
+			if o.GetName() != Namespace || o.GetLabels()["pod-security.kubernetes.io/enforce"] != "restricted" {
+				t.Errorf("namespace %s with labels %v, want %s, restricted", o.GetName(), o.GetLabels(), Namespace)
 			}
 			return
 		}

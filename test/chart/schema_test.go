@@ -47,7 +47,7 @@ func TestSchemaRefuses(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, stderr, err := run(t, "helm", "template", release, chartDir, "--values", valuesFile(t, tc.values))
+			_, stderr, err := tools.Run(t, "helm", "template", Release, tools.Chart(), "--values", valuesFile(t, tc.values))
 			if err == nil {
 				t.Fatal("helm template accepted it")
 			}

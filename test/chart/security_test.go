@@ -70,11 +70,11 @@ func wantRestrictedContainer(t *testing.T, pod corev1.PodSpec, c corev1.Containe
 func TestManagerRules(t *testing.T) {
 	t.Parallel()
 	want := get[*rbacv1.ClusterRole](t, decode(t, readFile(t, "config/rbac/role.yaml")), "manager").Rules
-	if got := get[*rbacv1.ClusterRole](t, template(t, defaults), release+"-manager").Rules; !cmp.Equal(want, got) {
+	if got := get[*rbacv1.ClusterRole](t, template(t, defaults), Release+"-manager").Rules; !cmp.Equal(want, got) {
 		t.Errorf("ClusterRole of the chart differs from config/rbac/role.yaml, run `make chart` (-want +got):\n%s", cmp.Diff(want, got))
 	}
 	for _, role := range list[*rbacv1.Role](template(t, someNamespaces)) {
-		if role.Name != release+"-manager" {
+		if role.Name != Release+"-manager" {
 			continue
 		}
 		if diff := cmp.Diff(want, role.Rules); diff != "" {
@@ -160,7 +160,7 @@ func TestUserRoles(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			role := get[*rbacv1.ClusterRole](t, all, release+"-"+name)
+			role := get[*rbacv1.ClusterRole](t, all, Release+"-"+name)
 			for _, to := range []string{"view", "edit", "admin"} {
 				if got, want := role.Labels[aggregate+to] == "true", slices.Contains(tc.to, to); got != want {
 					t.Errorf("aggregated to %s: %v, want %v", to, got, want)
