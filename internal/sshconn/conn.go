@@ -131,34 +131,39 @@ func (c *Conn) ServerVersion() string { return Printable(string(c.client.ServerV
 const keepaliveRequest = "keepalive@openssh.com"
 
 func (c *Conn) keepAlive(k Keepalive) {
-	ticker := time.NewTicker(k.Interval)
-	defer ticker.Stop()
 	var asking atomic.Bool
-	last, missed := c.watch.received.Load(), 0
+	last, missed := c.watch.lastHeard(), 0
+	timer := time.NewTimer(k.Interval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-c.done:
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
-		if now := c.watch.received.Load(); now != last {
-			last, missed = now, 0
-			continue
-		}
-		if missed >= k.MaxMissed {
+		if heard := c.watch.lastHeard(); heard.After(last) {
+			last, missed = heard, 0
+		} else if missed >= k.MaxMissed {
 			c.end(&Error{Kind: KindKeepalive, Step: StepEstablished, Address: c.address})
 			return
+		} else {
+			missed++
+			c.ask(&asking)
 		}
-		missed++
-		// One question at a time: TCP delivers it or nothing. Asking happens
-		// aside because a full send buffer blocks it.
-		if asking.CompareAndSwap(false, true) {
-			c.spawn(func() {
-				defer asking.Store(false)
-				_, _, _ = c.client.SendRequest(keepaliveRequest, true, nil)
-			})
-		}
+		timer.Reset(time.Until(last.Add(k.Interval * time.Duration(missed+1))))
 	}
+}
+
+// ask sends the request, one at a time: TCP delivers it or nothing. It happens aside
+// because a full send buffer blocks it.
+func (c *Conn) ask(asking *atomic.Bool) {
+	if !asking.CompareAndSwap(false, true) {
+		return
+	}
+	c.spawn(func() {
+		defer asking.Store(false)
+		_, _, _ = c.client.SendRequest(keepaliveRequest, true, nil)
+	})
 }
 
 // lost is the error of an operation that failed because the transport failed. It

@@ -85,7 +85,7 @@ func (a *attempt) run(ctx context.Context) (*Conn, *Error) {
 	if err != nil {
 		return nil, err
 	}
-	a.watch = &watchConn{Conn: raw, timeout: a.config.Timeout}
+	a.watch = &watchConn{Conn: raw, timeout: a.config.Timeout, born: time.Now()}
 	if a.config.AwaitTurn != nil {
 		a.watch.awaitTurn = func() error { return a.config.AwaitTurn(ctx) }
 	}

@@ -39,6 +39,9 @@ func (s ExitStatus) String() string {
 	}
 }
 
+// errEnded is the error of writing to a command that has ended.
+var errEnded = errors.New("the command has ended")
+
 // stderrTail is how much of the end of a command's standard error is kept.
 const stderrTail = 4 << 10
 
@@ -176,8 +179,7 @@ func (s *Session) run(statuses <-chan ExitStatus) bool {
 		pumps.Go(func() { s.pumpIn(stdinReader) })
 		_, _ = io.Copy(&s.stderr, s.channel.Stderr())
 		s.status = <-statuses
-		// Nobody reads any more at the other end.
-		_ = stdinReader.CloseWithError(io.ErrClosedPipe)
+		_ = stdinReader.CloseWithError(s.streamError(errEnded))
 		close(s.ended)
 		pumps.Wait()
 	})
@@ -197,7 +199,7 @@ func (s *Session) pumpIn(r *io.PipeReader) {
 		_ = s.channel.CloseWrite()
 		return
 	}
-	_ = r.CloseWithError(s.streamError(err))
+	_ = r.CloseWithError(s.streamError(errEnded))
 }
 
 // streamError makes a stream's end say why, where the connection was lost. A clean
@@ -212,10 +214,24 @@ func (s *Session) streamError(err error) error {
 // Read reads the command's standard output. It ends with io.EOF when the command
 // closed it, and with an [*Error] when the connection was lost or the session
 // closed.
-func (s *Session) Read(p []byte) (int, error) { return s.stdout.Read(p) }
+func (s *Session) Read(p []byte) (int, error) {
+	n, err := s.stdout.Read(p)
+	return n, s.closedHere(err)
+}
 
 // Write writes to the command's standard input.
-func (s *Session) Write(p []byte) (int, error) { return s.stdin.Write(p) }
+func (s *Session) Write(p []byte) (int, error) {
+	n, err := s.stdin.Write(p)
+	return n, s.closedHere(err)
+}
+
+// closedHere puts our error for that of a pipe whose near end was closed.
+func (s *Session) closedHere(err error) error {
+	if errors.Is(err, io.ErrClosedPipe) {
+		return s.conn.closedError()
+	}
+	return err
+}
 
 // CloseWrite ends the command's standard input; output can still be read.
 func (s *Session) CloseWrite() error { return s.stdin.Close() }
@@ -225,9 +241,8 @@ func (s *Session) CloseWrite() error { return s.stdin.Close() }
 // awaited.
 func (s *Session) Close() error {
 	s.closed.Do(func() {
-		err := s.conn.closedError()
-		_ = s.stdout.CloseWithError(err)
-		_ = s.stdin.CloseWithError(err)
+		_ = s.stdout.Close()
+		_ = s.stdin.CloseWithError(io.ErrClosedPipe)
 		s.conn.discard(s.channel)
 	})
 	return nil

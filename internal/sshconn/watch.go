@@ -20,14 +20,17 @@ const identificationPrefix = "SSH-"
 
 // watchConn observes the bytes of a connection below the ssh package: which step
 // is under way (each gets its own deadline), what came before the peer identified
-// itself, how reading ended, and how much was received.
+// itself, how reading ended, and when anything was received last.
 type watchConn struct {
 	net.Conn
 	timeout time.Duration
 	// awaitTurn, unless nil, is called once when the peer has identified itself.
 	awaitTurn func() error
 
-	received atomic.Uint64 // bytes
+	// born is when the connection was made, heard how long after that the last byte
+	// was received.
+	born  time.Time
+	heard atomic.Int64
 
 	mu         sync.Mutex
 	step       Step
@@ -37,6 +40,11 @@ type watchConn struct {
 	answered   bool  // whether anything arrived since the last write
 	reacted    bool  // a silent peer hung up when we did
 	readErr    error // why reading ended first
+}
+
+// lastHeard is when the last byte was received.
+func (w *watchConn) lastHeard() time.Time {
+	return w.born.Add(time.Duration(w.heard.Load()))
 }
 
 // enter begins a step: its deadline counts from now.
@@ -56,7 +64,9 @@ func (w *watchConn) enter(step Step) {
 // has one reader.
 func (w *watchConn) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
-	w.received.Add(uint64(n))
+	if n > 0 {
+		w.heard.Store(int64(time.Since(w.born)))
+	}
 	w.mu.Lock()
 	w.answered = w.answered || n > 0
 	justIdentified := w.scan(p[:n])

@@ -13,6 +13,9 @@ import (
 // to end when its input does.
 type Exec func(command string, stdio Stdio) int
 
+// KilledBySignal is what an Exec returns to have its end reported as SIGKILL.
+const KilledBySignal = -1
+
 // Stdio is what a command is connected to. The input ends when the client closes it
 // or goes away.
 type Stdio struct {

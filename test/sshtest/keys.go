@@ -50,20 +50,15 @@ func signer(tb testing.TB, private crypto.PrivateKey, err error) ssh.Signer {
 	return s
 }
 
-// NewKeyFile makes an ed25519 key and returns it as an OpenSSH private key file,
-// encrypted where the passphrase is not empty, with its public key.
-func NewKeyFile(tb testing.TB, passphrase string) ([]byte, ssh.PublicKey) {
+// NewKeyFile makes an ed25519 key and returns it as an OpenSSH private key file, with
+// its public key.
+func NewKeyFile(tb testing.TB) ([]byte, ssh.PublicKey) {
 	tb.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		tb.Fatalf("generate key: %v", err)
 	}
-	var block *pem.Block
-	if passphrase == "" {
-		block, err = ssh.MarshalPrivateKey(private, "test")
-	} else {
-		block, err = ssh.MarshalPrivateKeyWithPassphrase(private, "test", []byte(passphrase))
-	}
+	block, err := ssh.MarshalPrivateKey(private, "test")
 	if err != nil {
 		tb.Fatalf("marshal key: %v", err)
 	}
@@ -72,6 +67,25 @@ func NewKeyFile(tb testing.TB, passphrase string) ([]byte, ssh.PublicKey) {
 		tb.Fatalf("make public key: %v", err)
 	}
 	return pem.EncodeToMemory(block), key
+}
+
+// NewLockedKeyFile returns an OpenSSH private key file that is protected by a
+// passphrase. Nobody knows it: the encrypted part is random, which spares the costly
+// derivation of a real one.
+func NewLockedKeyFile(tb testing.TB) []byte {
+	tb.Helper()
+	secret := make([]byte, 160)
+	_, _ = rand.Read(secret)
+	text := append([]byte("openssh-key-v1\x00"), ssh.Marshal(struct {
+		Cipher, KDF, KDFOptions string
+		Keys                    uint32
+		Public                  string
+		Private                 []byte
+	}{
+		Cipher: "aes256-ctr", KDF: "bcrypt", KDFOptions: string(secret[:24]),
+		Keys: 1, Public: string(NewKey(tb).PublicKey().Marshal()), Private: secret,
+	})...)
+	return pem.EncodeToMemory(&pem.Block{Type: "OPENSSH PRIVATE KEY", Bytes: text})
 }
 
 // Certificate says what NewCertificate certifies. Zero times mean valid from an hour

@@ -181,7 +181,16 @@ func run(channel ssh.Channel, command string, b Behavior) {
 	}
 	status := exec(command, Stdio{Stdin: channel, Stdout: channel, Stderr: channel.Stderr()})
 	_ = channel.CloseWrite()
-	if b.Fault != FaultNoExitStatus {
+	switch {
+	case b.Fault == FaultNoExitStatus:
+	case status == KilledBySignal:
+		_, _ = channel.SendRequest("exit-signal", false, ssh.Marshal(struct {
+			Name       string
+			CoreDumped bool
+			Message    string
+			Language   string
+		}{Name: string(ssh.SIGKILL)}))
+	default:
 		_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status)}))
 	}
 	_ = channel.Close()
