@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -47,10 +48,18 @@ func play(t *testing.T, script func(scriptedPeer)) net.Conn {
 	return ours
 }
 
-// slow is a connection that delivers one byte at a time.
-type slow struct{ io.ReadWriteCloser }
+// slow is a connection that delivers one byte at a time. It takes them from its
+// peer at once, as any real transport does.
+type slow struct {
+	io.ReadWriteCloser
+	buffered io.Reader
+}
 
-func (s slow) Read(p []byte) (int, error) { return iotest.OneByteReader(s.ReadWriteCloser).Read(p) }
+func newSlow(c io.ReadWriteCloser) io.ReadWriteCloser {
+	return slow{c, iotest.OneByteReader(bufio.NewReader(c))}
+}
+
+func (s slow) Read(p []byte) (int, error) { return s.buffered.Read(p) }
 
 const clientGreeting = "cxin\x00\x00\x00\x00" + "\x23\x01\x00\x00\x00\x00\x00\x00" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00" + "\x00\x00\x00\x00\x00\x00\x00\x00"
@@ -116,7 +125,7 @@ func TestClientHandshake(t *testing.T) {
 	for name, tc := range tests {
 		for how, wrap := range map[string]func(io.ReadWriteCloser) io.ReadWriteCloser{
 			"at once":      func(c io.ReadWriteCloser) io.ReadWriteCloser { return c },
-			"byte by byte": func(c io.ReadWriteCloser) io.ReadWriteCloser { return slow{c} },
+			"byte by byte": newSlow,
 		} {
 			t.Run(name+"/"+how, func(t *testing.T) {
 				t.Parallel()

@@ -77,9 +77,9 @@ func (*NARFromPath) Operation() Operation { return OpNARFromPath }
 // for data that breaks the protocol. Other errors are the connection's.
 func (s *Server) Next() (Request, error) {
 	s.mu.Lock()
-	open := s.open
+	waiting, open := s.waiting, s.open
 	s.mu.Unlock()
-	if open != 0 {
+	if waiting {
 		return nil, fmt.Errorf("%s has not been answered", open)
 	}
 	if err := s.in.Wait(); err != nil {
@@ -91,7 +91,7 @@ func (s *Server) Next() (Request, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.open = op
+	s.waiting, s.open = true, op
 	s.mu.Unlock()
 	if !slices.Contains(s.opts.Operations, op) {
 		return nil, &ProtocolError{Operation: op, Text: fmt.Sprintf(

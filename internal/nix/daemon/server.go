@@ -44,8 +44,9 @@ type Server struct {
 	// mu guards the fields below: one writer at a time.
 	mu  sync.Mutex
 	out *wire.Writer
-	// open is the operation that waits for its reply, 0 for none.
-	open Operation
+	// waiting tells that a request waits for its reply, open is its operation.
+	waiting bool
+	open    Operation
 	// upload is the upload being read, nil for none.
 	upload *AddMultipleToStore
 }
@@ -66,7 +67,7 @@ func (s *Server) Close() error {
 func (s *Server) Send(m Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open == 0 {
+	if !s.waiting {
 		return ErrNoRequest
 	}
 	m.encode(s.out)
@@ -89,14 +90,14 @@ func (s *Server) flush() error {
 // caller closes.
 func (s *Server) Fail(err error) error {
 	s.mu.Lock()
-	if s.open == 0 {
+	if !s.waiting {
 		s.mu.Unlock()
 		return ErrNoRequest
 	}
 	asRemoteError(err).encode(s.out)
 	werr := s.flush()
 	op, upload := s.open, s.upload
-	s.open, s.upload = 0, nil
+	s.waiting, s.upload = false, nil
 	s.mu.Unlock()
 	if werr != nil || upload == nil {
 		return werr
@@ -120,7 +121,7 @@ func (s *Server) reply(encode func(*wire.Writer), ops ...Operation) error {
 
 // begin writes the end of messages. What follows is the reply.
 func (s *Server) begin(ops ...Operation) error {
-	if s.open == 0 {
+	if !s.waiting {
 		return ErrNoRequest
 	}
 	if !slices.Contains(ops, s.open) {
@@ -129,7 +130,7 @@ func (s *Server) begin(ops ...Operation) error {
 	if s.upload != nil && !s.upload.ended {
 		return fmt.Errorf("%s cannot be answered before the upload was read to its end", s.open)
 	}
-	s.open, s.upload = 0, nil
+	s.waiting, s.upload = false, nil
 	s.out.Uint64(stderrLast)
 	return nil
 }
