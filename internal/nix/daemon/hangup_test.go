@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// wantGone checks that ctx has ended because the client hung up.
+func wantGone(t *testing.T, ctx context.Context) {
+	t.Helper()
+	if err := context.Cause(ctx); !errors.Is(err, ErrClientGone) {
+		t.Errorf("cause = %v, want %v", err, ErrClientGone)
+	}
+}
+
+func TestWatchHangup(t *testing.T) {
+	t.Parallel()
+	request := word(26) + str(pathA)
+	tests := map[string]func(t *testing.T, s *Server, p scriptedPeer){
+		"client closes": func(t *testing.T, s *Server, p scriptedPeer) {
+			ctx, stop := s.WatchHangup(t.Context())
+			defer stop()
+			synctest.Wait()
+			if ctx.Err() != nil {
+				t.Errorf("ended early: %v", context.Cause(ctx))
+			}
+			_ = p.Close()
+			<-ctx.Done()
+			wantGone(t, ctx)
+		},
+		"stopped, then the next request": func(t *testing.T, s *Server, p scriptedPeer) {
+			for range 3 {
+				ctx, stop := s.WatchHangup(t.Context())
+				synctest.Wait()
+				stop()
+				stop()
+				if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) || errors.Is(cause, ErrClientGone) {
+					t.Errorf("cause after stop = %v", cause)
+				}
+				if err := s.ReplyPathInfo(nil, false); err != nil {
+					t.Fatal(err)
+				}
+				go p.say(request)
+				if _, err := s.Next(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"watched again without a request between": func(t *testing.T, s *Server, p scriptedPeer) {
+			_, stop := s.WatchHangup(t.Context())
+			stop()
+			ctx, stop := s.WatchHangup(t.Context())
+			defer stop()
+			_ = p.Close()
+			<-ctx.Done()
+			wantGone(t, ctx)
+		},
+		"closed before the watch": func(t *testing.T, s *Server, p scriptedPeer) {
+			_, stop := s.WatchHangup(t.Context())
+			synctest.Wait()
+			stop()
+			_ = p.Close()
+			synctest.Wait()
+			ctx, stop := s.WatchHangup(t.Context())
+			defer stop()
+			wantGone(t, ctx)
+		},
+		"client pipelines": func(t *testing.T, s *Server, p scriptedPeer) {
+			ctx, stop := s.WatchHangup(t.Context())
+			// The peer sends the next request in pieces while it is watched.
+			for i := range len(request) {
+				p.say(request[i : i+1])
+			}
+			synctest.Wait()
+			if ctx.Err() != nil {
+				t.Errorf("ended early: %v", context.Cause(ctx))
+			}
+			stop()
+			_ = s.ReplyPathInfo(nil, false)
+			if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
+				t.Errorf("the pipelined request: %v, %v", req, err)
+			}
+			// One more comes by the ordinary way.
+			_ = s.ReplyPathInfo(nil, false)
+			go p.say(request)
+			if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
+				t.Errorf("the request behind it: %v, %v", req, err)
+			}
+		},
+		"client pipelines, then closes": func(t *testing.T, s *Server, p scriptedPeer) {
+			ctx, stop := s.WatchHangup(t.Context())
+			p.say(request)
+			_ = p.Close()
+			<-ctx.Done()
+			wantGone(t, ctx)
+			stop()
+			_ = s.Fail(errors.New("x"))
+			if _, err := s.Next(); err != nil {
+				t.Errorf("the pipelined request: %v", err)
+			}
+			_ = s.Fail(errors.New("x"))
+			if _, err := s.Next(); err != io.EOF {
+				t.Errorf("at the end: %v", err)
+			}
+		},
+		"client sends more than is read ahead": func(t *testing.T, s *Server, p scriptedPeer) {
+			path := "/nix/store/" + strings.Repeat("0", 32) + "-" + strings.Repeat("n", 200)
+			request := word(31) + strs(path, path, path, path, path, path, path, path, path, path,
+				path, path, path, path, path, path, path, path, path, path, path, path, path) + word(0)
+			ctx, stop := s.WatchHangup(t.Context())
+			go p.say(request)
+			synctest.Wait()
+			if ctx.Err() != nil {
+				t.Errorf("ended early: %v", context.Cause(ctx))
+			}
+			stop()
+			_ = s.ReplyPathInfo(nil, false)
+			if req, err := s.Next(); err != nil || len(req.(*QueryValidPaths).Paths) != 23 {
+				t.Errorf("the pipelined request: %v, %v", req, err)
+			}
+		},
+		"context of the caller ends": func(t *testing.T, s *Server, _ scriptedPeer) {
+			parent, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			ctx, stop := s.WatchHangup(parent)
+			defer stop()
+			<-ctx.Done()
+			if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+				t.Errorf("cause = %v", context.Cause(ctx))
+			}
+		},
+		"our own end closes": func(t *testing.T, s *Server, _ scriptedPeer) {
+			_, stop := s.WatchHangup(t.Context())
+			stop()
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				handed := make(chan scriptedPeer)
+				s := accept(t, ServerOptions{}, func(p scriptedPeer) {
+					p.say(request)
+					handed <- p
+				})
+				if _, err := s.Next(); err != nil {
+					t.Fatal(err)
+				}
+				p := <-handed
+				answers := make(chan struct{})
+				go func() { hearAll(p); close(answers) }()
+				test(t, s, p)
+				_ = s.Close()
+				_ = p.Close()
+				<-answers
+			})
+		})
+	}
+}
+
+// What came with the request shows that the client has gone on; its end cannot be
+// seen before that is read.
+func TestWatchHangupWithBytesBuffered(t *testing.T) {
+	t.Parallel()
+	request := word(26) + str(pathA)
+	s := accept(t, ServerOptions{}, func(p scriptedPeer) { p.say(request + request); hearAll(p) })
+	if _, err := s.Next(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := s.WatchHangup(t.Context())
+	if ctx.Err() != nil {
+		t.Error(context.Cause(ctx))
+	}
+	stop()
+	if ctx.Err() == nil {
+		t.Error("stop does not end the context")
+	}
+	_ = s.ReplyPathInfo(nil, false)
+	if _, err := s.Next(); err != nil {
+		t.Errorf("the second request: %v", err)
+	}
+}
