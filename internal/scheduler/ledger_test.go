@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var anyLinux = Request{Class: NewClass("x86_64-linux", nil, nil)}
+
+// acquired is the outcome of an Acquire in the background.
+type acquired struct {
+	lease *Lease
+	err   error
+}
+
+// acquire asks for a slot in the background and records what the request is told.
+func acquire(ctx context.Context, l *Local, r Request) (<-chan acquired, *[]string) {
+	out := make(chan acquired, 1)
+	told := new([]string)
+	go func() {
+		lease, err := l.Acquire(ctx, r, func(w Waiting) { *told = append(*told, w.String()) })
+		out <- acquired{lease, err}
+	}()
+	return out, told
+}
+
+// got returns an outcome that must be there, or fails.
+func got(t *testing.T, from <-chan acquired) *Lease {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case a := <-from:
+		if a.err != nil {
+			t.Fatal(a.err)
+		}
+		return a.lease
+	default:
+		t.Fatal("still waiting")
+		return nil
+	}
+}
+
+func waits(t *testing.T, from <-chan acquired) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case a := <-from:
+		t.Fatalf("did not wait: %+v", a)
+	default:
+	}
+}
+
+func TestAcquireAtOnce(t *testing.T) {
+	t.Parallel()
+	l := NewLocal(LocalOptions{})
+	l.Update([]Builder{linux("a")})
+	lease, err := l.Acquire(t.Context(), anyLinux, func(Waiting) { t.Error("told to wait") })
+	if err != nil || lease.Builder != "a" {
+		t.Fatalf("Acquire = %+v, %v", lease, err)
+	}
+	lease.Release()
+}
+
+func TestQueueIsServedInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLocal(LocalOptions{})
+		l.Update([]Builder{linux("a", slots(1))})
+		first, _ := acquire(t.Context(), l, anyLinux)
+		lease := got(t, first)
+		second, told := acquire(t.Context(), l, anyLinux)
+		waits(t, second)
+		third, toldThird := acquire(t.Context(), l, anyLinux)
+		waits(t, third)
+
+		lease.Release()
+		lease.Release() // a second time: no slot appears from nowhere
+		next := got(t, second)
+		waits(t, third)
+		next.Release()
+		got(t, third).Release()
+
+		if want := []string{"waiting for an x86_64-linux builder: 1/1 slots busy"}; !slices.Equal(*told, want) {
+			t.Errorf("the second was told %q, want %q", *told, want)
+		}
+		if want := []string{"waiting for an x86_64-linux builder: 1 ahead, 1/1 slots busy"}; !slices.Equal(*toldThird, want) {
+			t.Errorf("the third was told %q, want %q", *toldThird, want)
+		}
+	})
+}
+
+func TestRunnableDoesNotWaitBehindOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLocal(LocalOptions{})
+		l.Update([]Builder{linux("a"), {ID: "d", Systems: []string{"aarch64-darwin"}, Slots: 1, Down: "unreachable"}})
+		mac, _ := acquire(t.Context(), l, Request{Class: NewClass("aarch64-darwin", nil, nil)})
+		waits(t, mac)
+		other, _ := acquire(t.Context(), l, anyLinux)
+		got(t, other).Release()
+		l.Update([]Builder{{ID: "d", Systems: []string{"aarch64-darwin"}, Slots: 1}})
+		got(t, mac).Release()
+	})
+}
+
+func TestUpdateWakes(t *testing.T) {
+	tests := map[string]struct{ before, after []Builder }{
+		"a builder appears":     {nil, []Builder{linux("a")}},
+		"a builder recovers":    {[]Builder{linux("a", down)}, []Builder{linux("a")}},
+		"a cordon is lifted":    {[]Builder{linux("a", cordon(Cordon{}))}, []Builder{linux("a")}},
+		"a builder gets slots":  {[]Builder{linux("a", slots(0))}, []Builder{linux("a")}},
+		"a builder gets a kind": {[]Builder{{ID: "a", Slots: 1}}, []Builder{linux("a")}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := NewLocal(LocalOptions{})
+				l.Update(tc.before)
+				waiting, _ := acquire(t.Context(), l, anyLinux)
+				waits(t, waiting)
+				l.Update(tc.after)
+				got(t, waiting).Release()
+			})
+		})
+	}
+}
+
+func TestReasonsAreRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLocal(LocalOptions{})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		waiting, told := acquire(ctx, l, anyLinux)
+		waits(t, waiting)
+		time.Sleep(61 * time.Second)
+		synctest.Wait()
+		if len(*told) != 3 {
+			t.Errorf("told %d times in 61 s, want at once and every 30 s: %q", len(*told), *told)
+		}
+		gone := errors.New("client gone")
+		cancel(gone)
+		synctest.Wait()
+		if a := <-waiting; !errors.Is(a.err, gone) {
+			t.Errorf("error = %v, want %v", a.err, gone)
+		}
+		// Nobody is left in the queue.
+		l.Update([]Builder{linux("a", slots(1))})
+		next, _ := acquire(t.Context(), l, anyLinux)
+		got(t, next).Release()
+	})
+}
+
+func TestCordonEndWakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLocal(LocalOptions{Interval: time.Hour})
+		l.Update([]Builder{
+			linux("a", cordon(Cordon{Until: time.Now().Add(10 * time.Second)})),
+			linux("b", cordon(Cordon{Until: time.Now().Add(5 * time.Second)})),
+		})
+		waiting, _ := acquire(t.Context(), l, anyLinux)
+		waits(t, waiting)
+		time.Sleep(5 * time.Second)
+		if lease := got(t, waiting); lease.Builder != "b" {
+			t.Errorf("builder %s, want b", lease.Builder)
+		}
+	})
+}
+
+func TestLeaseOutlivesItsBuilder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLocal(LocalOptions{})
+		l.Update([]Builder{linux("a", slots(1))})
+		first, _ := acquire(t.Context(), l, anyLinux)
+		lease := got(t, first)
+		l.Update(nil)
+		l.Update([]Builder{linux("a", slots(1))})
+		second, _ := acquire(t.Context(), l, anyLinux)
+		waits(t, second)
+		lease.Release()
+		got(t, second).Release()
+	})
+}
+
+func TestAcquireOfEndedContext(t *testing.T) {
+	t.Parallel()
+	l := NewLocal(LocalOptions{})
+	l.Update([]Builder{linux("a", slots(1))})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Acquire(ctx, anyLinux, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v, want %v", err, context.Canceled)
+	}
+	lease, err := l.Acquire(t.Context(), anyLinux, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease.Release()
+}
+
+// TestSlotsUnderLoad has many requests come, go and give up while the builders
+// change, and checks that no builder ever has too many and that nothing is lost.
+func TestSlotsUnderLoad(t *testing.T) {
+	t.Parallel()
+	l := NewLocal(LocalOptions{Interval: time.Millisecond})
+	all := []Builder{linux("a", slots(1)), linux("b", slots(3)), linux("c", slots(2))}
+	limits := map[string]int{"a": 1, "b": 3, "c": 2}
+	l.Update(all)
+	var mu sync.Mutex
+	counts := map[string]int{}
+	count := func(id string, n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if counts[id] += n; counts[id] > limits[id] {
+			t.Errorf("%d builds on %s, which has %d slots", counts[id], id, limits[id])
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(i)))
+			for range 50 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if random.IntN(3) == 0 {
+					time.AfterFunc(time.Duration(random.IntN(200))*time.Microsecond, cancel)
+				}
+				r := anyLinux
+				r.Key = fmt.Sprint(random.IntN(10))
+				lease, err := l.Acquire(ctx, r, func(Waiting) {})
+				if err == nil {
+					count(lease.Builder, 1)
+					count(lease.Builder, -1)
+					go lease.Release()
+					lease.Release()
+				}
+				cancel()
+			}
+		})
+	}
+	stop := make(chan struct{})
+	changed := make(chan struct{})
+	go func() {
+		defer close(changed)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				builders := slices.Clone(all)
+				if i%3 > 0 {
+					builders[i%3].Down = "unreachable"
+				}
+				l.Update(builders)
+			}
+		}
+	}()
+	wg.Wait()
+	close(stop)
+	<-changed
+	l.Update(all)
+	for range 6 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		if _, err := l.Acquire(ctx, anyLinux, func(Waiting) {}); err != nil {
+			t.Fatalf("a slot was lost: %v", err)
+		}
+		cancel()
+	}
+}
+
+func BenchmarkAcquireRelease(b *testing.B) {
+	for _, waiting := range []int{0, 1000} {
+		b.Run(fmt.Sprint("waiting=", waiting), func(b *testing.B) {
+			l := NewLocal(LocalOptions{Interval: time.Hour})
+			var builders []Builder
+			for i := range 100 {
+				builders = append(builders, linux(fmt.Sprint("b", i)))
+			}
+			l.Update(builders)
+			ctx, cancel := context.WithCancel(b.Context())
+			var wg sync.WaitGroup
+			for range waiting {
+				wg.Go(func() {
+					if _, err := l.Acquire(ctx, Request{Class: NewClass("aarch64-darwin", nil, nil)}, func(Waiting) {}); err == nil {
+						b.Error("granted")
+					}
+				})
+			}
+			for b.Loop() {
+				lease, err := l.Acquire(ctx, anyLinux, func(Waiting) {})
+				if err != nil {
+					b.Fatal(err)
+				}
+				lease.Release()
+			}
+			cancel()
+			wg.Wait()
+		})
+	}
+}
