@@ -6,6 +6,7 @@ package machines
 import (
 	"encoding/base64"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -306,5 +307,25 @@ func TestWhatIsNoTransitionIsNotPublished(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, render(t, changed...)); diff != "" {
 		t.Errorf("content (-want +got):\n%s", diff)
+	}
+}
+
+func BenchmarkDesired(b *testing.B) {
+	var list []v1alpha1.NixBuilder
+	for i := range 10 {
+		w := linux("builder-"+strconv.Itoa(i)).Features("kvm", "big-parallel", "benchmark", "nixos-test")
+		for j := range 50 {
+			status := healthy("e" + strconv.Itoa(j))
+			if j%2 == 0 {
+				status = down(status.Name, time.Minute)
+			}
+			w.Endpoint(status.Name, status.Name+".example").EndpointStatus(status)
+		}
+		list = append(list, *accept(w).Obj())
+	}
+	for b.Loop() {
+		if _, err := Desired(list, now); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

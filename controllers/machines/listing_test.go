@@ -4,6 +4,9 @@
 package machines
 
 import (
+	"encoding/base64"
+	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -244,30 +247,34 @@ func TestExpires(t *testing.T) {
 	}
 }
 
+// bulky is a builder that takes about 17 KiB for each endpoint.
+func bulky(name string, endpoints int) *wrapper {
+	w := linux(name)
+	for i := range endpoints {
+		endpoint := v1alpha1.Endpoint{Name: "e" + strconv.Itoa(i), Host: name + strconv.Itoa(i) + ".example"}
+		for k := range 8 {
+			// Long enough for a key of 4096 bits, of which only the type is looked at.
+			blob := append([]byte("\x00\x00\x00\x07ssh-rsa"), strings.Repeat(strconv.Itoa(k), 800)...)
+			endpoint.HostKeys = append(endpoint.HostKeys, "ssh-rsa "+base64.StdEncoding.EncodeToString(blob))
+		}
+		w.EndpointWith(endpoint).EndpointStatus(healthy(endpoint.Name))
+	}
+	return w
+}
+
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	big := func(count int) []v1alpha1.NixBuilder {
-		var list []v1alpha1.NixBuilder
-		for i := range count {
-			w := linux("builder-" + strings.Repeat("x", 200) + string(rune('a'+i%26)) + string(rune('a'+i/26)))
-			for j := range 64 {
-				name := "e-" + string(rune('a'+j%26)) + string(rune('a'+j/26))
-				w.Endpoint(name, strings.Repeat("h.", 100)+name).EndpointStatus(healthy(name))
-			}
-			list = append(list, *accept(w).Obj())
-		}
-		return list
+	content := render(t, bulky("b", 50))
+	if size := content.Size(); size < MaxContentSize*8/10 || size > MaxContentSize {
+		t.Errorf("50 endpoints take %d bytes: the test is not near the limit of %d", size, MaxContentSize)
 	}
-	content, err := Desired(big(6), now)
-	if err != nil {
-		t.Fatalf("384 endpoints: %v", err)
-	}
-	if size := content.Size(); size < MaxContentSize/2 {
-		t.Errorf("384 endpoints take only %d bytes: the test is not near the limit", size)
-	}
-	for _, count := range []int{20, 40} { // beyond our limit, and beyond that of the document too
-		if _, err := Desired(big(count), now); err != ErrTooLarge {
-			t.Errorf("%d endpoints: %v, want ErrTooLarge", count*64, err)
+	// Beyond the limit of a ConfigMap, and beyond that of builders.json.
+	for _, builders := range [][]v1alpha1.NixBuilder{
+		{*accept(bulky("b", 60)).Obj()},
+		{*accept(bulky("b", 64)).Obj(), *accept(bulky("c", 64)).Obj()},
+	} {
+		if _, err := Desired(builders, now); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%d builders: %v, want ErrTooLarge", len(builders), err)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func TestOpenSSHVerifiesHostsByOurFiles(t *testing.T) {
 			Key: host.PublicKey(), Type: ssh.HostCert, Principals: []string{principal},
 		}), host)
 	}
-	private, _ := sshtest.NewKeyFile(t, "")
+	private, _ := sshtest.NewKeyFile(t)
 	identity := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(identity, private, 0o600); err != nil {
 		t.Fatal(err)
