@@ -29,13 +29,19 @@ type Waiting struct {
 	Since time.Time
 }
 
-// Explain says why r would wait in s behind the requests ahead of it.
-func Explain(s Snapshot, r Request, ahead []Request, since time.Time) Waiting {
-	w := Waiting{Class: r.Class, Since: since}
+// Queued is a number of requests of one class.
+type Queued struct {
+	Class Class
+	Count int
+}
+
+// Explain says why a request of a class would wait in s behind those ahead of it.
+func Explain(s Snapshot, c Class, ahead []Queued, since time.Time) Waiting {
+	w := Waiting{Class: c, Since: since}
 	for i := range s.Builders {
 		b := &s.Builders[i]
 		switch {
-		case !b.Serves(r.Class):
+		case !b.Serves(c):
 		case b.Usable(s.Now):
 			w.Busy += b.Running
 			w.Slots += b.Slots
@@ -44,8 +50,8 @@ func Explain(s Snapshot, r Request, ahead []Request, since time.Time) Waiting {
 		}
 	}
 	for _, other := range ahead {
-		if competes(s.Builders, other.Class, r.Class) {
-			w.Ahead++
+		if competes(s.Builders, other.Class, c) {
+			w.Ahead += other.Count
 		}
 	}
 	return w

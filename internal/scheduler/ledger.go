@@ -40,6 +40,7 @@ type Local struct {
 // has room for the one lease that can come.
 type waiter struct {
 	request Request
+	class   string // its class's key
 	since   time.Time
 	granted chan *Lease
 }
@@ -82,7 +83,7 @@ func (l *Local) Acquire(ctx context.Context, r Request, notify func(Waiting)) (*
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	w := &waiter{request: r, since: time.Now(), granted: make(chan *Lease, 1)}
+	w := &waiter{request: r, class: r.Class.Key(), since: time.Now(), granted: make(chan *Lease, 1)}
 	l.mu.Lock()
 	l.queue = append(l.queue, w)
 	l.grant()
@@ -132,11 +133,18 @@ func (l *Local) explain(w *waiter) (Waiting, bool) {
 	if place < 0 {
 		return Waiting{}, false
 	}
-	ahead := make([]Request, place)
-	for i, other := range l.queue[:place] {
-		ahead[i] = other.request
+	var ahead []Queued
+	index := map[string]int{}
+	for _, other := range l.queue[:place] {
+		i, seen := index[other.class]
+		if !seen {
+			i = len(ahead)
+			index[other.class] = i
+			ahead = append(ahead, Queued{Class: other.request.Class})
+		}
+		ahead[i].Count++
 	}
-	return Explain(l.snapshot(), w.request, ahead, w.since), true
+	return Explain(l.snapshot(), w.request.Class, ahead, w.since), true
 }
 
 // grant places as many waiting requests as possible, first come first served.
@@ -147,13 +155,12 @@ func (l *Local) grant() {
 	// preference: where one of them must wait, all must.
 	full := map[string]bool{}
 	l.queue = slices.DeleteFunc(l.queue, func(w *waiter) bool {
-		key := w.request.Class.Key()
-		if full[key] {
+		if full[w.class] {
 			return false
 		}
 		i, ok := Place(s, w.request)
 		if !ok {
-			full[key] = len(w.request.Avoid) == 0
+			full[w.class] = len(w.request.Avoid) == 0
 			return false
 		}
 		w.granted <- l.lease(&s.Builders[i])

@@ -138,11 +138,11 @@ func TestExplain(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var ahead []Request
+			var ahead []Queued
 			for _, c := range tc.ahead {
-				ahead = append(ahead, Request{Class: c})
+				ahead = append(ahead, Queued{Class: c, Count: 1})
 			}
-			got := Explain(Snapshot{Builders: tc.builders, Now: noon}, Request{Class: tc.need}, ahead, noon).String()
+			got := Explain(Snapshot{Builders: tc.builders, Now: noon}, tc.need, ahead, noon).String()
 			if got != tc.want {
 				t.Errorf("got  %s\nwant %s", got, tc.want)
 			}
