@@ -4,6 +4,7 @@
 package chart
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -109,12 +110,14 @@ func TestExampleUsesDefaultPaths(t *testing.T) {
 	}
 }
 
-// usage builds a program and returns its help.
+// usage builds a program, with the flags of the Makefile and so from what it
+// has compiled, and returns its help.
 func usage(t *testing.T, program string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), filepath.Base(program))
 	build := exec.Command("go", "build", "-o", path, "./cmd"+program)
 	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", build, err, out)
 	}

@@ -42,22 +42,23 @@ var (
 		{verb: "watch", group: v1alpha1.GroupVersion.Group, resource: "nixbuilders"},
 		{verb: "patch", group: v1alpha1.GroupVersion.Group, resource: "nixbuilders/status"},
 		{verb: "get", resource: "secrets"},
-		{verb: "watch", resource: "configmaps"},
-		{verb: "patch", resource: "configmaps"},
+		{verb: "watch", resource: "configmaps", name: "nix-machines"},
+		{verb: "patch", resource: "configmaps", name: "nix-machines"},
 		{verb: "create", group: "events.k8s.io", resource: "events"},
 	}
 	leading = []access{
 		{verb: "create", group: "coordination.k8s.io", resource: "leases"},
 		{verb: "update", group: "coordination.k8s.io", resource: "leases"},
+		{verb: "create", resource: "events"},
 	}
-	leadingEvents = access{verb: "create", group: "events.k8s.io", resource: "events"}
-	never         = []access{
+	never = []access{
 		{verb: "list", resource: "secrets"},
 		{verb: "watch", resource: "secrets"},
 		{verb: "create", resource: "secrets"},
 		{verb: "update", group: v1alpha1.GroupVersion.Group, resource: "nixbuilders"},
 		{verb: "delete", group: v1alpha1.GroupVersion.Group, resource: "nixbuilders"},
-		{verb: "delete", resource: "configmaps"},
+		{verb: "watch", resource: "configmaps"},
+		{verb: "patch", resource: "configmaps"},
 		{verb: "create", resource: "pods"},
 		{verb: "create", resource: "serviceaccounts/token"},
 		{verb: "create", group: "rbac.authorization.k8s.io", resource: "rolebindings"},
@@ -119,7 +120,7 @@ var _ = Describe("The release", Ordered, func() {
 		bindings := &rbacv1.ClusterRoleBindingList{}
 		Expect(apiServer.List(ctx, bindings, ofRelease())).To(Succeed())
 		Expect(bindings.Items).To(BeEmpty())
-		expectAccess(ctx, slices.Concat(in("ci", needed...), in(chart.Namespace, leading...), in(chart.Namespace, leadingEvents)))
+		expectAccess(ctx, slices.Concat(in("ci", needed...), in(chart.Namespace, leading...)))
 	})
 
 	It("upgrades back", func(ctx SpecContext) {

@@ -104,7 +104,7 @@ func ensureNamespace(ctx SpecContext, name, standard string) {
 
 // access is something that the operator's account may or may not do.
 type access struct {
-	namespace, verb, group, resource string
+	namespace, verb, group, resource, name string
 }
 
 // may asks the API server whether RBAC allows it.
@@ -116,7 +116,7 @@ func (a access) may(ctx SpecContext) bool {
 		User:   "system:serviceaccount:" + chart.Namespace + ":" + chart.Release,
 		Groups: []string{accounts, accounts + ":" + chart.Namespace, "system:authenticated"},
 		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: a.namespace, Verb: a.verb, Group: a.group, Resource: resource, Subresource: sub, Name: "any",
+			Namespace: a.namespace, Verb: a.verb, Group: a.group, Resource: resource, Subresource: sub, Name: a.name,
 		},
 	}}
 	Expect(apiServer.Create(ctx, review)).To(Succeed())

@@ -2,10 +2,13 @@
 {{- define "nix-builder-operator.managerRules" -}}
 - apiGroups:
   - ""
+  resourceNames:
+  - nix-machines
   resources:
   - configmaps
   verbs:
   - create
+  - delete
   - get
   - list
   - patch
@@ -36,6 +39,5 @@
   resources:
   - nixbuilders/status
   verbs:
-  - get
   - patch
 {{- end }}
