@@ -5,7 +5,6 @@ package nixbuilder
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,7 +14,7 @@ import (
 )
 
 // Metrics are the figures about builders and their probes. Their labels are
-// bounded: names of objects and reasons, never texts of builders or addresses.
+// bounded: names of objects, states and reasons, never texts of builders or addresses.
 type Metrics struct {
 	endpoints *prometheus.GaugeVec
 	jobs      *prometheus.GaugeVec
@@ -37,8 +36,8 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 		}, builderLabels),
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nixbuilder_probes_total",
-			Help: "Probes that have ended, by builder and by the reason of the first step that failed.",
-		}, append(builderLabels, "reason")),
+			Help: "Probes that have ended, by the reason of the first step that failed, AllStepsPassed if none did.",
+		}, []string{"reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "nixbuilder_probe_duration_seconds",
 			Help:    "How long probes took, by result.",
@@ -54,13 +53,13 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 }
 
 // ProbeEnded counts a probe. The prober calls it.
-func (m *Metrics) ProbeEnded(builder probe.Key, reason probe.Reason, healthy bool, took time.Duration) {
-	result := "failure"
-	if healthy {
-		result = "success"
+func (m *Metrics) ProbeEnded(_ probe.Key, result probe.Result) {
+	reason, ended := probe.ReasonAllPassed, "success"
+	if failure, failed := result.Failure(); failed {
+		reason, ended = failure.Reason, "failure"
 	}
-	m.probes.WithLabelValues(builder.Namespace, builder.Name, string(reason)).Inc()
-	m.duration.WithLabelValues(result).Observe(took.Seconds())
+	m.probes.WithLabelValues(string(reason)).Inc()
+	m.duration.WithLabelValues(ended).Observe(result.Duration.Seconds())
 }
 
 // observe sets the figures of a builder.
@@ -82,5 +81,4 @@ func (m *Metrics) forget(builder types.NamespacedName) {
 	labels := prometheus.Labels{"namespace": builder.Namespace, "builder": builder.Name}
 	m.endpoints.DeletePartialMatch(labels)
 	m.jobs.DeletePartialMatch(labels)
-	m.probes.DeletePartialMatch(labels)
 }
