@@ -174,7 +174,7 @@ func (s *session) build(r *daemon.BuildDerivation) error {
 
 func (s *session) callback(ctx context.Context, b *Build) *daemon.BuildResult {
 	if f := s.daemon.opts.Build; f != nil {
-		if result := f(ctx, b); result != nil {
+		if result := f(ctx, b); result != nil || ctx.Err() != nil {
 			return result
 		}
 	}
