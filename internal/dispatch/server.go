@@ -18,6 +18,12 @@ import (
 // ErrServerClosed is returned by Serve after Shutdown.
 var ErrServerClosed = errors.New("dispatch: server closed")
 
+// Pauses after a connection could not be accepted.
+const (
+	firstAcceptPause = 10 * time.Millisecond
+	maxAcceptPause   = time.Second
+)
+
 // errDraining answers builds that have not started when the server shuts down.
 var errDraining = errors.New("the dispatcher is shutting down: start the build again when it is back")
 
@@ -109,18 +115,25 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
-	for {
+	for pause := firstAcceptPause; ; {
 		conn, err := l.Accept()
-		if s.draining.Err() != nil {
-			if err == nil {
-				conn.Close()
-			}
+		switch {
+		case err == nil:
+			pause = firstAcceptPause
+			s.start(conn)
+		case s.draining.Err() != nil:
 			return ErrServerClosed
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
 			return err
+		default:
+			// Out of file descriptors, for instance: running builds go on.
+			s.log.Error("Connection was not accepted", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-s.draining.Done():
+			}
+			pause = min(2*pause, maxAcceptPause)
 		}
-		s.start(conn)
 	}
 }
 

@@ -67,7 +67,10 @@ func (s *session) run() {
 		return
 	}
 	defer s.release()
-	if err := s.serve(refusal); err != nil {
+	switch err := s.serve(refusal); {
+	case errors.Is(err, daemon.ErrClientGone):
+		s.log.Info("Client left before it was answered")
+	case err != nil:
 		s.log.Info("Session ended early", "error", err)
 	}
 }
@@ -127,8 +130,8 @@ func (s *session) serve(refusal error) error {
 			return errors.Join(refusal, s.daemon.Fail(refusal))
 		}
 		if err := s.answer(req); err != nil {
-			if told := s.tell(err); told != nil {
-				return told
+			if err := s.tell(err); err != nil {
+				return err
 			}
 		}
 	}
@@ -138,13 +141,13 @@ func (s *session) serve(refusal error) error {
 // tell answers the running request with err. It returns an error if the client
 // cannot be told.
 func (s *session) tell(err error) error {
-	s.log.Info("Request failed", "error", err)
 	if errors.Is(err, daemon.ErrClientGone) {
 		return err
 	}
 	if failed := s.daemon.Fail(err); failed != nil {
 		return errors.Join(err, failed)
 	}
+	s.log.Info("Request failed", "error", err)
 	return nil
 }
 

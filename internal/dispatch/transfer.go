@@ -205,6 +205,8 @@ func send(ctx context.Context, to Builder, parcels []parcel, sink daemon.Message
 				return daemon.PathInfo{}, nil, err
 			}
 			open = nar
+			// Whoever receives a path has not built it.
+			one.info.Ultimate = false
 			return one.info, nar, nil
 		},
 	}, sink)
