@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ import (
 const (
 	machinesVolume = "nix-machines" // the ConfigMap
 	keysVolume     = "nix-keys"     // a Secret in each directory
-	sharedVolume   = "nix-builders" // shared by sidecar and client
+	sharedVolume   = "nix-dispatch" // shared by sidecar and client
 )
 
 func (d *demo) startDispatcher(ctx context.Context) error {
@@ -43,9 +44,8 @@ func (d *demo) startDispatcher(ctx context.Context) error {
 	d.dispatcher, err = d.shell.start("dispatcher", "nix-dispatcher",
 		"--builders="+machinesVolume+"/builders.json",
 		"--keys-dir="+keysVolume,
-		"--client-dir="+sharedVolume,
+		"--volume="+sharedVolume,
 		"--client-path="+nixlab.VolumePath,
-		"--helper="+filepath.Join(d.tree, "bin", "nix-dispatch-connect"),
 		"--spool-dir=spool",
 	)
 	if err != nil {
@@ -53,8 +53,8 @@ func (d *demo) startDispatcher(ctx context.Context) error {
 	}
 	d.later("the dispatcher", d.dispatcher.stop)
 	err = d.dispatcher.waitFor(ctx, 30*time.Second, "ready", func() bool {
-		_, err := os.Stat(filepath.Join(d.dir, sharedVolume, "machines"))
-		return err == nil
+		check := exec.CommandContext(ctx, filepath.Join(d.tree, "bin", "nix-dispatcher"), "ready", "--volume="+filepath.Join(d.dir, sharedVolume))
+		return check.Run() == nil
 	})
 	if err != nil {
 		return err

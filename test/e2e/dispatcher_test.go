@@ -48,9 +48,8 @@ func newDispatcher(lines ...string) *dispatcher {
 	d.setMachines(lines...)
 	d.command = exec.Command(filepath.Join(programs, "nix-dispatcher"),
 		"--builders="+d.machines,
-		"--client-dir="+d.volume,
+		"--volume="+d.volume,
 		"--client-path="+nixlab.VolumePath,
-		"--helper="+filepath.Join(programs, "nix-dispatch-connect"),
 		"--spool-dir="+spool,
 	)
 	d.command.Stdout, d.command.Stderr = &d.log, &d.log
@@ -67,8 +66,7 @@ func newDispatcher(lines ...string) *dispatcher {
 		}
 	})
 	Eventually(func() error {
-		_, err := os.Stat(filepath.Join(d.volume, "machines"))
-		return err
+		return exec.Command(filepath.Join(programs, "nix-dispatcher"), "ready", "--volume="+d.volume).Run()
 	}).WithTimeout(patience).Should(Succeed(), "the dispatcher's log:\n%s", &d.log)
 	return d
 }

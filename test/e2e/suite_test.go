@@ -40,9 +40,7 @@ func TestE2E(t *testing.T) {
 	}
 	RegisterFailHandler(Fail)
 	suite, reporter := GinkgoConfiguration()
-	suite.LabelFilter = strings.TrimSpace(suite.LabelFilter)
 	suite.Timeout = 25 * time.Minute
-	reporter.Succinct = true
 	RunSpecs(t, "Real Nix through the dispatcher", Label("e2e"), suite, reporter)
 }
 

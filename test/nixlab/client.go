@@ -20,7 +20,7 @@ var clientInit string
 
 // VolumePath is where a client sees the directory that stands for the volume
 // it shares with a dispatcher.
-const VolumePath = "/run/nix-builders"
+const VolumePath = "/nix-dispatch"
 
 // ClientOptions for [Lab.StartClient]. Only Name is required.
 type ClientOptions struct {
@@ -38,8 +38,8 @@ type ClientOptions struct {
 	// [Lab.ClientKeyFile] as /etc/nix/builder_key: all that a stock client
 	// needs and that one with a dispatcher does without.
 	Network bool
-	// NixConf is appended to the client's nix.conf, which sends every build
-	// to the machines file in the volume and has no other settings of note.
+	// NixConf is appended to the client's nix.conf, which forbids to build
+	// here and includes the nix.conf of the volume.
 	NixConf string
 }
 
@@ -101,7 +101,7 @@ func clientNixConf(opts ClientOptions) string {
 		"trusted-users = root",
 		"allowed-users = *",
 		"max-jobs = 0",
-		"builders = @" + VolumePath + "/machines",
+		"!include " + VolumePath + "/nix.conf",
 		"experimental-features = nix-command",
 		opts.NixConf,
 	}, "\n") + "\n"
