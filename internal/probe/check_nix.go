@@ -6,6 +6,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"time"
 
@@ -161,6 +162,7 @@ func (s *daemonStdio) explain(err error) *nixFailure {
 	var version *daemon.VersionError
 	var denied *daemon.AccessDeniedError
 	var preamble *daemon.PreambleError
+	var refusal *daemon.RemoteError
 	switch {
 	case errors.As(err, &version):
 		f.reason, f.text = ReasonVersionTooOld, version.Version.String()
@@ -168,26 +170,40 @@ func (s *daemonStdio) explain(err error) *nixFailure {
 	case errors.As(err, &denied):
 		f.reason, f.text = ReasonDaemonDenied, denied.Error()
 		return f
+	case errors.As(err, &refusal):
+		f.reason, f.text = ReasonDaemonRefused, refusal.Message
+		return f
 	case errors.As(err, &preamble):
 		f.text = preamble.Text
 	default:
 		f.text = lastWords(stderr)
 	}
 	f.reason = endReason(s.status, s.exited, stderr+"\n"+f.text)
-	switch {
-	case f.reason != "":
-	case preamble != nil && hasWords(preamble.Text):
-		f.reason = ReasonLoginShellPrints
-	case preamble != nil:
-		f.reason = ReasonNotNixProtocol
-	case s.lost != nil:
-		f.reason = ReasonConnectionLost
-	case s.ctx.Err() != nil:
-		f.reason = ReasonDaemonNotAnswering
-	case s.exited && !s.status.Success():
-		f.reason = ReasonDaemonExited
-	default:
-		f.reason = ReasonDaemonHungUp
+	if f.reason == "" {
+		f.reason = s.reason(err, preamble)
+	}
+	if f.reason == ReasonNotNixProtocol {
+		f.text = ""
 	}
 	return f
+}
+
+// reason judges by how the handshake ended, where the program's end says nothing.
+func (s *daemonStdio) reason(err error, preamble *daemon.PreambleError) Reason {
+	switch {
+	case preamble != nil && hasWords(preamble.Text):
+		return ReasonLoginShellPrints
+	case preamble != nil:
+		return ReasonNotNixProtocol
+	case s.lost != nil:
+		return ReasonConnectionLost
+	case s.ctx.Err() != nil:
+		return ReasonDaemonNotAnswering
+	case s.exited && !s.status.Success():
+		return ReasonDaemonExited
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return ReasonDaemonHungUp
+	default:
+		return ReasonNotNixProtocol
+	}
 }

@@ -120,7 +120,10 @@ func (c *checker) notConnected(ctx context.Context, r *report, known *knowledge,
 // expected type did not present any: it is asked once more, without expectation,
 // so that people see which key it has. No key is accepted then either.
 func (c *checker) badHostKey(ctx context.Context, r *report, keys signers, policy sshconn.HostKeyPolicy, reason Reason, e *sshconn.Error) {
-	if e.Seen == nil && len(policy.Authorities) == 0 {
+	switch {
+	case e.Seen == nil && len(policy.Pinned) == 0:
+		reason = ReasonHostCertMissing
+	case e.Seen == nil:
 		_, err := c.connect(ctx, r.target, sshconn.HostKeyPolicy{}, keys.list)
 		var again *sshconn.Error
 		if errors.As(err, &again) {

@@ -51,7 +51,7 @@ func (t *Target) says(format string, args ...any) string {
 // quoted shows text of the builder, or something else where there is none.
 func quoted(text, otherwise string) string {
 	if text = sshconn.Printable(text); text != "" {
-		return "“" + text + "”"
+		return "\"" + text + "\""
 	}
 	return otherwise
 }
@@ -105,7 +105,7 @@ func messageHostKeyVerified(t *Target, reason Reason, fingerprint string) string
 }
 
 func messageHostKeyMalformed(t *Target, field string, index int) string {
-	return t.says("%s[%d] is not a public key line such as “ssh-ed25519 AAAA…”; take it from /etc/ssh/ssh_host_ed25519_key.pub on the machine", field, index)
+	return t.says("%s[%d] is not a public key line such as \"ssh-ed25519 AAAA…\"; take it from /etc/ssh/ssh_host_ed25519_key.pub on the machine", field, index)
 }
 
 func messageHostKey(t *Target, reason Reason, e *sshconn.Error) string {
@@ -116,7 +116,7 @@ func messageHostKey(t *Target, reason Reason, e *sshconn.Error) string {
 	expected := strings.Join(e.Expected, " or ")
 	switch reason {
 	case ReasonHostKeyUnknown:
-		return t.says("no host key is given to compare with; it presents %s: if that is what “ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub” prints on the machine, add to hostKeys: %s",
+		return t.says("no host key is given to compare with; it presents %s: if that is what \"ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub\" prints on the machine, add to hostKeys: %s",
 			seen, sshconn.AuthorizedKey(sshconn.PlainKey(e.Seen)))
 	case ReasonHostKeyChanged:
 		return t.says("HOST KEY CHANGED: seen %s, expected %s. If the machine was reinstalled, %s; otherwise somebody may be in between. It is not connected to until then",
@@ -124,10 +124,12 @@ func messageHostKey(t *Target, reason Reason, e *sshconn.Error) string {
 	case ReasonHostKeyType:
 		return t.says("the host has no key of the expected type (expected %s, seen %s; it offers %s); if the machine was reinstalled, %s",
 			expected, seen, quoted(e.Detail, "nothing"), repin(t, seen))
+	case ReasonHostCertMissing:
+		return t.says("the host presents no certificate (it offers %s), as hostCertificateAuthorities demands; sign one for it, or put its key into hostKeys", quoted(e.Detail, "nothing"))
 	case ReasonHostCertAuthority:
 		return t.says("the host certificate (key %s) is %s, which is not among hostCertificateAuthorities (%s)", seen, e.Detail, expected)
 	case ReasonHostCertPrincipal:
-		return t.says("the host certificate (key %s) is for %s, not for %q; sign it with “ssh-keygen -h -n %s …”", seen, quoted(e.Detail, "nobody"), t.Host, t.Host)
+		return t.says("the host certificate (key %s) is for %s, not for %q; sign it with \"ssh-keygen -h -n %s …\"", seen, quoted(e.Detail, "nobody"), t.Host, t.Host)
 	case ReasonHostCertExpired:
 		return t.says("the host certificate (key %s) expired at %s; sign a new one and restart sshd there", seen, e.Detail)
 	case ReasonHostCertNotYetValid:
@@ -202,7 +204,7 @@ func parenthesis(text string) string {
 // Messages of StepNixAvailable.
 
 func messageNixAnswers(t *Target, facts *Facts) string {
-	return t.says("Nix %s answers, worker protocol %s", quoted(facts.NixVersion, "of unknown version"), facts.ProtocolVersion)
+	return t.says("Nix %s answers, worker protocol %s", facts.NixVersion, facts.ProtocolVersion)
 }
 
 // nixFailure is what is known about a nix-daemon that did not answer as it should.
@@ -240,10 +242,12 @@ func messageNix(t *Target, f nixFailure) string {
 		return t.says("%s may not use the Nix daemon (it says %s); add the user to allowed-users in /etc/nix/nix.conf, and look at the permissions of /nix/var/nix/daemon-socket", t.User, said)
 	case ReasonDaemonHungUp:
 		return t.says("the Nix daemon closes the connection of %s at once (it says %s): the user is missing in allowed-users of /etc/nix/nix.conf, or the daemon crashes; look at its log", t.User, said)
+	case ReasonDaemonRefused:
+		return t.says("the Nix daemon refuses the connection of %s: %s; look at its log", t.User, said)
 	case ReasonVersionTooOld:
 		return t.says("it speaks worker protocol %s; 1.34 (Nix 2.8) or newer is needed: update Nix there", f.text)
 	case ReasonNotNixProtocol:
-		return t.says("%s does not speak Nix's worker protocol: %s", program, said)
+		return t.says("%s does not speak Nix's worker protocol: it answers with other bytes", program)
 	default:
 		return t.says("%s ended at once (%s, it says %s)", program, f.status, said)
 	}
@@ -278,7 +282,7 @@ func messageTrust(t *Target, reason Reason) string {
 	case ReasonUserTrusted:
 		return t.says("the Nix daemon trusts %s", t.User)
 	case ReasonUserNotTrusted:
-		return t.says("the Nix daemon does not trust %s, so it takes no builds from it; put the line “trusted-users = root %s” into /etc/nix/nix.conf there and restart nix-daemon", t.User, t.User)
+		return t.says("the Nix daemon does not trust %s, so it takes no builds from it; put the line \"trusted-users = root %s\" into /etc/nix/nix.conf there and restart nix-daemon", t.User, t.User)
 	default:
 		return t.says("the Nix daemon does not tell whether it trusts %s", t.User)
 	}

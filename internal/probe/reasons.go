@@ -41,6 +41,7 @@ const (
 	ReasonHostKeyUnknown      Reason = "HostKeyUnknown"
 	ReasonHostKeyChanged      Reason = "HostKeyChanged"
 	ReasonHostKeyType         Reason = "HostKeyOfOtherType"
+	ReasonHostCertMissing     Reason = "HostCertificateMissing"
 	ReasonHostCertAuthority   Reason = "HostCertificateAuthorityUnknown"
 	ReasonHostCertPrincipal   Reason = "HostCertificateForOtherName"
 	ReasonHostCertExpired     Reason = "HostCertificateExpired"
@@ -83,6 +84,7 @@ const (
 	ReasonDaemonNotAnswering Reason = "NixDaemonNotAnswering"
 	ReasonDaemonDenied       Reason = "NixDaemonAccessDenied"
 	ReasonDaemonHungUp       Reason = "NixDaemonHungUp"
+	ReasonDaemonRefused      Reason = "NixDaemonRefused"
 	ReasonDaemonExited       Reason = "NixDaemonExited"
 	ReasonNotNixProtocol     Reason = "NotNixProtocol"
 	ReasonVersionTooOld      Reason = "VersionTooOld"
@@ -166,6 +168,7 @@ func hostKeyReasons() []Entry {
 		{AtOnce: true, Reason: ReasonHostKeyUnknown, Meaning: "No host key is given for the endpoint. Compare the one seen with the machine's and add it to `hostKeys`."},
 		{AtOnce: true, Reason: ReasonHostKeyChanged, Meaning: "The host presents another key than expected. If the machine was reinstalled, give the new key; otherwise somebody is in between."},
 		{AtOnce: true, Reason: ReasonHostKeyType, Meaning: "The host has no key of an expected type. Give a key of a type it has."},
+		{AtOnce: true, Reason: ReasonHostCertMissing, Meaning: "Authorities are listed, but the host presents no certificate. Sign one, or give its key."},
 		{AtOnce: true, Reason: ReasonHostCertAuthority, Meaning: "The host certificate is signed by an authority that is not listed."},
 		{AtOnce: true, Reason: ReasonHostCertPrincipal, Meaning: "The host certificate does not cover the name in `host`."},
 		{AtOnce: true, Reason: ReasonHostCertExpired, Meaning: "The host certificate's validity is over. Renew it."},
@@ -208,6 +211,7 @@ func nixReasons() []Entry {
 		{Reason: ReasonDaemonNotAnswering, Meaning: "Login works and nix-daemon starts, but the daemon does not answer. It is stopped or overloaded."},
 		{Reason: ReasonDaemonDenied, Meaning: "The user may not use the daemon. Look at `allowed-users` and at the permissions below /nix/var/nix."},
 		{Reason: ReasonDaemonHungUp, Meaning: "The daemon closes the connection at once. The user is missing in `allowed-users`, or the daemon crashes."},
+		{Reason: ReasonDaemonRefused, Meaning: "The daemon answers with an error instead of the handshake."},
 		{Reason: ReasonDaemonExited, Meaning: "nix-daemon ends with an error."},
 		{Reason: ReasonNotNixProtocol, Meaning: "What runs there does not speak Nix's worker protocol."},
 		{AtOnce: true, Reason: ReasonVersionTooOld, Meaning: "Nix is older than 2.8. Update it."},
