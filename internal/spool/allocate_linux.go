@@ -10,11 +10,15 @@ import (
 	"syscall"
 )
 
+// allocateFrom is the size from which space is taken ahead. For small files that
+// would cost more than writing them.
+const allocateFrom = 1 << 20
+
 // allocate takes the disk space for size bytes, so that a full disk shows
 // before the first byte of a NAR is consumed and not in its middle. A full disk
 // is [ErrNoRoom]; a file system that cannot allocate ahead is used as it is.
 func allocate(file *os.File, size int64) error {
-	if size == 0 {
+	if size < allocateFrom {
 		return nil
 	}
 	// Mode 1 (keep size) leaves the file's length to what is written.
