@@ -76,8 +76,6 @@ const (
 	// ReasonSecretNotLabelled means that it lacks the label by which its owner
 	// allows it to be used.
 	ReasonSecretNotLabelled = "SecretNotLabelled"
-	// ReasonSecretKeyMissing means that it has no data under ssh-privatekey.
-	ReasonSecretKeyMissing = "SecretKeyMissing"
 )
 
 // Reasons of condition Ready. Where it is False it has the reason of the

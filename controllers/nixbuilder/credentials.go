@@ -89,10 +89,6 @@ func (r *Reconciler) readCredential(ctx context.Context, s *scope, name string) 
 		PrivateKey:  secret.Data[corev1.SSHAuthPrivateKey],
 		Certificate: secret.Data[v1alpha1.CredentialCertificateKey],
 	}
-	if len(credential.PrivateKey) == 0 {
-		return none, v1alpha1.ReasonSecretKeyMissing, fmt.Sprintf(
-			"Secret %s has no private key: its data lacks the key %s, or it is empty", name, corev1.SSHAuthPrivateKey), nil
-	}
 	if keyReason, keyMessage, ok := probe.CheckCredential(credential, s.now); !ok {
 		return none, string(keyReason), keyMessage, nil
 	}

@@ -13,47 +13,67 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
+	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/controllers"
 	"nixbuilder.io/nix-builder-operator/test/envtest"
 )
 
 const (
-	// eventuallyTimeout bounds what happens aside: a manager, a probe, an event.
-	eventuallyTimeout = time.Minute
-	pollInterval      = 100 * time.Millisecond
+	// requestTimeout bounds one request to the API server.
+	requestTimeout = 30 * time.Second
+	// patience bounds what happens aside: in a manager, a probe, an event.
+	patience     = time.Minute
+	pollInterval = 100 * time.Millisecond
 )
 
 var (
 	environment *envtest.Environment
-	config      *rest.Config
-	apiServer   client.Client
+	scheme      *runtime.Scheme
+	// apiServer is the administrator's client. It has no cache.
+	apiServer client.WithWatch
 )
 
 func TestControllers(t *testing.T) {
 	ctrl.SetLogger(GinkgoLogr)
 	environment = envtest.ForTest(t, envtest.Options{AuditLog: filepath.Join(t.TempDir(), "audit.log")})
-	config = environment.Config()
-	scheme, err := controllers.Scheme()
-	if err != nil {
+	var err error
+	if scheme, err = controllers.Scheme(); err != nil {
 		t.Fatal(err)
 	}
-	if apiServer, err = environment.Client(scheme); err != nil {
+	if apiServer, err = client.NewWithWatch(environment.Config(), client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(eventuallyTimeout)
+	SetDefaultEventuallyTimeout(patience)
 	SetDefaultEventuallyPollingInterval(pollInterval)
 	RunSpecs(t, "Controllers")
+}
+
+// withTimeout bounds a request.
+func withTimeout(ctx context.Context) context.Context {
+	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	DeferCleanup(cancel)
+	return bounded
 }
 
 // newNamespace makes a namespace for one spec.
 func newNamespace(ctx context.Context) string {
 	GinkgoHelper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "spec-"}}
-	Expect(apiServer.Create(ctx, namespace)).To(Succeed())
+	Expect(apiServer.Create(withTimeout(ctx), namespace)).To(Succeed())
 	return namespace.Name
+}
+
+// create makes a builder with its status.
+func create(ctx context.Context, builder *v1alpha1.NixBuilder) *v1alpha1.NixBuilder {
+	GinkgoHelper()
+	status := builder.Status
+	Expect(apiServer.Create(withTimeout(ctx), builder)).To(Succeed())
+	builder.Status = status
+	Expect(apiServer.Status().Update(withTimeout(ctx), builder)).To(Succeed())
+	return builder
 }
