@@ -5,6 +5,8 @@ package daemon
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"io"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/nar"
@@ -54,7 +56,27 @@ func (c *Client) NARFromPath(ctx context.Context, path string, dst io.Writer, si
 	var n int64
 	err := c.call(ctx, OpNARFromPath, sink, func(w *wire.Writer) { w.String(path) }, func(d *decoder) (err error) {
 		n, err = nar.NewReader(d.Reader, d.limits.NAR).WriteTo(dst)
+		if errors.Is(err, wire.ErrMalformed) {
+			return c.lateError(err)
+		}
 		return err
 	})
 	return n, err
+}
+
+// lateError looks whether what makes an archive malformed is an error of the
+// daemon. Many daemons look for a path only after the last message, or when they
+// have begun the archive, and then send the error in the middle of it and close.
+func (c *Client) lateError(malformed error) error {
+	if c.in.Buffered() < 8 {
+		return malformed
+	}
+	b, err := c.in.Window(8)
+	if err != nil || binary.LittleEndian.Uint64(b) != stderrError {
+		return malformed
+	}
+	if _, err = c.in.message(); !isRemote(err) {
+		return malformed
+	}
+	return c.breakOff(err)
 }

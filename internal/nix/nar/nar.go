@@ -74,10 +74,11 @@ func (r *Reader) fill() error {
 			err = fmt.Errorf("it is larger than %d bytes", r.limit)
 		}
 		if err != nil {
-			r.src.Fail("NAR", "%v", err)
-			r.err = r.src.Err()
-			// What was sound before the fault is withheld too.
+			// What was sound before the fault is withheld. The source is left at
+			// the fault, where a peer may have begun to say something else.
+			r.src.Skip(n)
 			r.ready = 0
+			r.err = &wire.Error{Offset: r.src.Offset(), Field: "NAR", Err: &wire.ValueError{Text: err.Error()}}
 		}
 	}
 	return nil
