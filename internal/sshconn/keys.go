@@ -55,6 +55,7 @@ func ParseKey(privateKey, certificate []byte) (ssh.Signer, error) {
 		return nil, ErrMalformedKey
 	}
 	signer, err := ssh.NewSignerFromKey(raw)
+	//lint:ignore SA1019 DSA is named here to be refused
 	if err != nil || signer.PublicKey().Type() == ssh.InsecureKeyAlgoDSA {
 		return nil, ErrUnsupportedKey
 	}
