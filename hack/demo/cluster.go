@@ -96,8 +96,10 @@ func (d *demo) startOperator(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.screen.say("Loopback addresses, which it denies by default, are where the builders of this demo are.")
 	d.operator, err = d.shell.start("operator", "manager", "--kubeconfig=operator.kubeconfig",
-		"--leader-election-namespace="+operatorNamespace, "--health-probe-bind-address="+address, "--metrics-bind-address=0")
+		"--leader-elect", "--leader-election-namespace="+operatorNamespace, "--denied-ranges=169.254.0.0/16",
+		"--health-probe-bind-address="+address, "--metrics-bind-address=0", "--log-format=console")
 	if err != nil {
 		return err
 	}

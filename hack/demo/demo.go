@@ -76,7 +76,7 @@ func (d *demo) run(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		d.screen.step(step.title)
-		stop := d.screen.watch("working on it")
+		stop := d.screen.watch(step.title)
 		err := step.do(ctx)
 		stop()
 		if err != nil {

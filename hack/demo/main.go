@@ -22,6 +22,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // The demo runs in a process of its own session, so that Ctrl-C at the
@@ -107,6 +110,8 @@ func work() int {
 		}
 	}()
 
+	// The library that starts the API server logs nothing that matters here.
+	log.SetLogger(logr.Discard())
 	screen := newScreen(os.Stdout)
 	d := &demo{screen: screen}
 	err := d.run(ctx)
@@ -133,14 +138,14 @@ func work() int {
 // on the demo writes to a file.
 func (d *demo) leaveRunning(detached chan<- struct{}) error {
 	d.explain()
-	log, err := os.Create(filepath.Join(d.dir, "demo.log"))
+	file, err := os.Create(filepath.Join(d.dir, "demo.log"))
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer file.Close()
 	close(detached)
 	for _, descriptor := range []int{1, 2} {
-		if err := syscall.Dup3(int(log.Fd()), descriptor, 0); err != nil {
+		if err := syscall.Dup3(int(file.Fd()), descriptor, 0); err != nil {
 			return err
 		}
 	}

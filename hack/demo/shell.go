@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -125,107 +124,4 @@ func (b *background) stop() error {
 		<-b.done
 		return fmt.Errorf("the %s had to be killed: it did not end within %v", b.name, commandGrace)
 	}
-}
-
-// screen is what the person sees. It says that something is still going on
-// whenever nothing has been printed for two seconds.
-type screen struct {
-	out   io.Writer
-	began time.Time
-
-	mu      sync.Mutex
-	last    time.Time // when something was printed last
-	partial bool      // the last byte was not a line end
-	steps   int
-}
-
-const quiet = 2 * time.Second
-
-// age is how long the demo has been running.
-func (s *screen) age() time.Duration { return time.Since(s.began) }
-
-func newScreen(out io.Writer) *screen {
-	now := time.Now()
-	return &screen{out: out, began: now, last: now}
-}
-
-// Write shows the output of a command, indented.
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for line := range bytes.Lines(p) {
-		if !s.partial {
-			fmt.Fprint(s.out, "    ")
-		}
-		if _, err := s.out.Write(line); err != nil {
-			return 0, err
-		}
-		s.partial = line[len(line)-1] != '\n'
-	}
-	s.last = time.Now()
-	return len(p), nil
-}
-
-// step begins a new part of the demo.
-func (s *screen) step(title string) {
-	s.mu.Lock()
-	s.steps++
-	number := s.steps
-	s.mu.Unlock()
-	s.line(fmt.Sprintf("\n── %d. %s  (%.0f s)", number, title, s.age().Seconds()))
-}
-
-// say shows a remark of the demo itself.
-func (s *screen) say(format string, args ...any) { s.line("  " + fmt.Sprintf(format, args...)) }
-
-// command shows a command line as typed.
-func (s *screen) command(line string) { s.line("  $ " + line) }
-
-func (s *screen) line(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.partial {
-		fmt.Fprintln(s.out)
-		s.partial = false
-	}
-	fmt.Fprintln(s.out, text)
-	s.last = time.Now()
-}
-
-// watch says from time to time that what is still going on, while nothing else
-// is printed, until the returned function is called.
-func (s *screen) watch(what string) (stop func()) {
-	done, finished := make(chan struct{}), make(chan struct{})
-	began := time.Now()
-	go func() {
-		defer close(finished)
-		ticker := time.NewTicker(quiet / 4)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-			}
-			s.mu.Lock()
-			silent := time.Since(s.last) >= quiet
-			s.mu.Unlock()
-			if silent {
-				s.say("… %s (%.0f s)", firstWords(what), time.Since(began).Seconds())
-			}
-		}
-	}()
-	return func() {
-		close(done)
-		<-finished
-	}
-}
-
-// firstWords shortens a command line for a remark.
-func firstWords(line string) string {
-	line, _, _ = strings.Cut(line, "\n")
-	if runes := []rune(line); len(runes) > 60 {
-		return string(runes[:60]) + "…"
-	}
-	return line
 }

@@ -121,21 +121,21 @@ func (b *Builder) MachinesLineAt(address string, jobs int) string {
 }
 
 func builderNixConf(opts BuilderOptions) string {
-	return strings.Join([]string{
+	return joinLines(
 		"sandbox = false",
 		"substituters =",
-		"trusted-users = root " + TrustedUser,
+		"trusted-users = root "+TrustedUser,
 		"allowed-users = *",
 		"max-jobs = 4",
-		"system-features = " + strings.Join(opts.Features, " "),
+		"system-features = "+strings.Join(opts.Features, " "),
 		"experimental-features = nix-command",
 		opts.NixConf,
-	}, "\n") + "\n"
+	)
 }
 
 func sshdConfig(opts BuilderOptions) string {
-	return strings.Join([]string{
-		"ListenAddress " + opts.Address,
+	return joinLines(
+		"ListenAddress "+opts.Address,
 		fmt.Sprintf("Port %d", opts.Port),
 		"HostKey /etc/ssh/lab_hostkey",
 		"PidFile none",
@@ -145,7 +145,12 @@ func sshdConfig(opts BuilderOptions) string {
 		"AuthorizedKeysFile /etc/ssh/lab_authorized_keys",
 		"LogLevel VERBOSE",
 		opts.SSHDConfig,
-	}, "\n") + "\n"
+	)
+}
+
+// joinLines makes the text of a configuration file.
+func joinLines(lines ...string) string {
+	return strings.TrimSpace(strings.Join(lines, "\n")) + "\n"
 }
 
 // sshPort is 22 if that can be had on the address.

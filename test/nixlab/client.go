@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 )
 
 //go:embed scripts/client-init.sh
@@ -95,16 +94,16 @@ func (l *Lab) StartClient(ctx context.Context, opts ClientOptions) (*Client, err
 }
 
 func clientNixConf(opts ClientOptions) string {
-	return strings.Join([]string{
+	return joinLines(
 		"sandbox = false",
 		"substituters =",
 		"trusted-users = root",
 		"allowed-users = *",
 		"max-jobs = 0",
-		"!include " + VolumePath + "/nix.conf",
+		"!include "+VolumePath+"/nix.conf",
 		"experimental-features = nix-command",
 		opts.NixConf,
-	}, "\n") + "\n"
+	)
 }
 
 // Result is the outcome of a command on a client.

@@ -4,6 +4,7 @@
 package nixlab
 
 import (
+	_ "embed"
 	"fmt"
 	"strings"
 )
@@ -98,24 +99,11 @@ func Parallel(name string, n int, make func(name string) string) string {
 // GraphSize is how many derivations [Graph] makes.
 const GraphSize = 13
 
-// Graph is a build of [GraphSize] derivations in four levels, three of which
-// have several outputs: eight sources, four libraries of two sources each with
-// the outputs out, dev and doc, and a program of all libraries. Each works for
-// so many seconds.
+//go:embed graph.nix
+var graph string
+
+// Graph is a build of [GraphSize] derivations in three levels, four of which
+// have several outputs; see graph.nix. Each works for so many seconds.
 func Graph(name string, seconds float64) string {
-	source := derivation(name+"-source-${n}", fmt.Sprintf("echo generating source ${n}; sleep %g; echo source ${n} > $out", seconds), "")
-	library := derivation(name+"-library-${n}",
-		fmt.Sprintf("echo compiling library ${n}; sleep %g; mkdir $out $dev $doc; cat $sources > $out/lib; echo header > $dev/h; echo text > $doc/txt", seconds),
-		`outputs = [ "out" "dev" "doc" ]; inherit sources;`)
-	program := derivation(name, fmt.Sprintf("echo linking; sleep %g; cat $libraries > $out", seconds), `libraries = map (l: "${l}/lib") libraries; headers = map (l: l.dev) libraries;`)
-	return fmt.Sprintf(`let
-  source = n: %s;
-  library = n: sources: %s;
-  libraries = [
-    (library "a" [ (source "1") (source "2") ])
-    (library "b" [ (source "3") (source "4") ])
-    (library "c" [ (source "5") (source "6") ])
-    (library "d" [ (source "7") (source "8") ])
-  ];
-in %s`, source, library, program)
+	return strings.NewReplacer("@name@", name, "@seconds@", fmt.Sprintf("%g", seconds)).Replace(graph)
 }
