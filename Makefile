@@ -126,4 +126,5 @@ rootfs: prerequisites ## Unpack the Debian systems with Nix unless cached; print
 
 .PHONY: demo
 demo: prerequisites envtest rootfs ## Real builders, operator, dispatcher and build on this machine (KEEP=1 leaves it running).
-	@go run ./hack/demo
+	@hack/progress.sh 'building the demo' go build -o bin/demo ./hack/demo
+	@bin/demo
