@@ -33,7 +33,9 @@ func archive(tokens ...string) string {
 }
 
 // file is the node of a regular file.
-func file(contents string) []string { return []string{"(", "type", "regular", "contents", contents, ")"} }
+func file(contents string) []string {
+	return []string{"(", "type", "regular", "contents", contents, ")"}
+}
 
 // dir is the node of a directory; children alternate name and node.
 func dir(entries ...[]string) []string {
