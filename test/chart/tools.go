@@ -37,7 +37,7 @@ func NewTools(root string) *Tools {
 func (x *Tools) Chart() string { return filepath.Join(x.root, "charts", "nix-builder-operator") }
 
 // Run runs a tool, which is built if it is not in Go's cache, and returns what
-// it printed. Helm keeps no files of its user.
+// it printed.
 func (x *Tools) Run(tb testing.TB, name string, args ...string) (stdout, stderr string, err error) {
 	tb.Helper()
 	path, err := x.path(name)
@@ -45,7 +45,13 @@ func (x *Tools) Run(tb testing.TB, name string, args ...string) (stdout, stderr 
 		tb.Fatal(err)
 	}
 	cmd := exec.Command(path, args...)
-	home := tb.TempDir()
+	// Helm finds no plugins and repositories of whoever runs the tests. The
+	// directory is not tb's, because Run may be called in a cleanup.
+	home, err := os.MkdirTemp("", "helm-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer os.RemoveAll(home)
 	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut

@@ -27,12 +27,12 @@ import (
 // patience bounds what the API server does behind a request.
 const patience = time.Minute
 
+const crdName = "nixbuilders.nixbuilder.io"
+
 // linux is a NixBuilder that is valid, and that nobody looks after.
 func linux() *v1alpha1.NixBuilder {
 	return builders.MakeNixBuilder("linux").Namespace("ci").Endpoint("linux-1", "linux-1.example.com").Obj()
 }
-
-const crdName = "nixbuilders.nixbuilder.io"
 
 // needed is what the operator needs where NixBuilders may be; leading is for
 // its own namespace; permissions are these and what it must not have.
@@ -82,6 +82,8 @@ func everywhere() []access {
 }
 
 var _ = Describe("The release", Ordered, func() {
+	var kustomized string
+
 	BeforeAll(func(ctx SpecContext) {
 		for _, name := range []string{"ci", "elsewhere"} {
 			ensureNamespace(ctx, name, "restricted")
@@ -160,9 +162,18 @@ var _ = Describe("The release", Ordered, func() {
 		manifests, stderr, err := tools.Run(GinkgoTB(), "kustomize", "build", root+"/config/default")
 		Expect(err).NotTo(HaveOccurred(), stderr)
 		apply(manifests)
+		kustomized = manifests
 		expectCRD(ctx)
 		Expect(apiServer.Create(ctx, linux())).To(Succeed())
 		expectAccess(ctx, everywhere())
+	})
+
+	AfterAll(func() {
+		// There is no controller that would bring the namespace to its end.
+		remove := slices.DeleteFunc(strings.Split(kustomized, "\n---\n"), func(manifest string) bool {
+			return strings.Contains(manifest, "\nkind: Namespace\n")
+		})
+		runKubectl(strings.Join(remove, "\n---\n"), "delete", "--ignore-not-found")
 	})
 
 	// What docs/install.md says of installs that fail.

@@ -4,7 +4,6 @@
 package chart
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,8 +21,6 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/test/chart"
@@ -32,14 +30,14 @@ import (
 const root = "../../.."
 
 var (
-	apiServer  client.Client
-	kubeconfig string
-	kubectl    string
-	tools      = chart.NewTools(root)
+	environment *envtest.Environment
+	apiServer   client.Client
+	kubeconfig  string
+	tools       = chart.NewTools(root)
 )
 
 func TestChart(t *testing.T) {
-	environment := envtest.ForTest(t, envtest.Options{CRDs: []string{}})
+	environment = envtest.ForTest(t, envtest.Options{CRDs: []string{}})
 	scheme := runtime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
 	utilruntime.Must(apiextensionsv1.AddToScheme(scheme))
@@ -48,7 +46,6 @@ func TestChart(t *testing.T) {
 	if apiServer, err = environment.Client(scheme); err != nil {
 		t.Fatal(err)
 	}
-	kubectl = environment.Kubectl()
 	kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	if err := environment.WriteKubeconfig(kubeconfig); err != nil {
 		t.Fatal(err)
@@ -86,8 +83,13 @@ func uninstall() {
 // apply gives manifests to kubectl apply.
 func apply(manifests string, args ...string) {
 	GinkgoHelper()
-	cmd := exec.Command(kubectl, append([]string{"apply", "--server-side", "--kubeconfig", kubeconfig, "-f", "-"}, args...)...)
-	cmd.Env = append(os.Environ(), "HOME="+GinkgoT().TempDir())
+	runKubectl(manifests, append([]string{"apply", "--server-side"}, args...)...)
+}
+
+// runKubectl runs kubectl on manifests.
+func runKubectl(manifests string, args ...string) {
+	GinkgoHelper()
+	cmd := exec.Command(environment.Kubectl(), append(args, "--kubeconfig", kubeconfig, "--cache-dir", filepath.Dir(kubeconfig), "-f", "-")...)
 	cmd.Stdin = strings.NewReader(manifests)
 	out, err := cmd.CombinedOutput()
 	Expect(err).NotTo(HaveOccurred(), "%s", out)
