@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -61,6 +62,8 @@ func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
 // readCredential reads one Secret. What is in it appears in no message.
 func (r *Reconciler) readCredential(ctx context.Context, s *scope, name string) (_ probe.Credential, reason, message string, _ error) {
 	none := probe.Credential{}
+	// From some level on, client-go logs what it receives.
+	ctx = logr.NewContext(ctx, logr.Discard())
 	var secret corev1.Secret
 	err := r.secrets.Get(ctx, client.ObjectKey{Namespace: s.builder.Namespace, Name: name}, &secret)
 	switch {
