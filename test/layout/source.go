@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 const (
@@ -112,8 +113,8 @@ func checkFile(path string, source []byte, licence string) (*ast.File, []string)
 var wellKnown = []string{"As", "Error", "Is", "Unwrap"}
 
 // undocumented returns the exported names of a declaration that no comment is
-// about. One comment may be about a whole group; fields may be explained by
-// that of their type.
+// about. One comment may be about a whole group, or about several neighbours
+// whose names it mentions; fields may be explained by that of their type.
 func undocumented(declaration ast.Decl) []*ast.Ident {
 	switch d := declaration.(type) {
 	case *ast.FuncDecl:
@@ -122,28 +123,39 @@ func undocumented(declaration ast.Decl) []*ast.Ident {
 			return []*ast.Ident{d.Name}
 		}
 	case *ast.GenDecl:
+		if d.Doc != nil {
+			return nil
+		}
 		var names []*ast.Ident
+		last := ""
 		for _, spec := range d.Specs {
-			names = append(names, undocumentedSpec(spec, d.Doc != nil)...)
+			comment, declared := parts(spec)
+			if comment != "" {
+				last = comment
+				continue
+			}
+			names = append(names, slices.DeleteFunc(exported(declared), func(name *ast.Ident) bool {
+				return slices.Contains(strings.FieldsFunc(last, notInName), name.Name)
+			})...)
 		}
 		return names
 	}
 	return nil
 }
 
-func undocumentedSpec(spec ast.Spec, groupComment bool) []*ast.Ident {
+// parts returns the comment of a declaration within a group and what it
+// declares.
+func parts(spec ast.Spec) (string, []*ast.Ident) {
 	switch s := spec.(type) {
 	case *ast.ValueSpec:
-		if !groupComment && s.Doc == nil && s.Comment == nil {
-			return exported(s.Names)
-		}
+		return s.Doc.Text() + s.Comment.Text(), s.Names
 	case *ast.TypeSpec:
-		if !groupComment && s.Doc == nil && s.Comment == nil {
-			return exported([]*ast.Ident{s.Name})
-		}
+		return s.Doc.Text() + s.Comment.Text(), []*ast.Ident{s.Name}
 	}
-	return nil
+	return "", nil
 }
+
+func notInName(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 
 func exported(names []*ast.Ident) []*ast.Ident {
 	return slices.DeleteFunc(slices.Clone(names), func(name *ast.Ident) bool { return !name.IsExported() })

@@ -84,6 +84,13 @@ func Error() {}
 
 const C = 1
 
+const (
+	// Red and Green are colours.
+	Red = iota
+	Green
+	Gree
+)
+
 // One comment for a group.
 const (
 	D = iota
@@ -96,6 +103,7 @@ type hidden[T any] struct{ Field int }
 				"a/a.go:10: M is exported and has no comment",
 				"a/a.go:16: Error is exported and has no comment",
 				"a/a.go:18: C is exported and has no comment",
+				"a/a.go:24: Gree is exported and has no comment",
 				"a/a.go:6: F is exported and has no comment",
 				"a/a.go:8: T is exported and has no comment",
 			},
