@@ -59,9 +59,6 @@ func (s *session) newBuild(r *daemon.BuildDerivation) (*build, error) {
 	if system == platformBuiltin {
 		system = s.class.System
 	}
-	for _, path := range r.Derivation.InputSources {
-		s.inputs.add(path)
-	}
 	return &build{
 		session: s,
 		request: r,
@@ -149,7 +146,7 @@ func (b *build) place(ctx context.Context) (*placement, error) {
 // attempt is one try on one builder: transfer, build, collect.
 func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult, error) {
 	s := b.session
-	if err := s.supply(ctx, p, s.inputs.paths); err != nil {
+	if err := s.supply(ctx, p, b.inputs()); err != nil {
 		return nil, err
 	}
 	result, err := p.session.BuildDerivation(ctx, b.request.DrvPath, b.request.Derivation, b.log.relay)
@@ -164,8 +161,22 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 	if err != nil {
 		return nil, err
 	}
-	s.client.add(d)
+	s.hook.add(d)
 	return result, nil
+}
+
+// inputs are the paths that the builder must have: what the client has named and
+// has been told is there or has sent, which is the closure, and the derivation's
+// own list.
+func (b *build) inputs() []string {
+	in := b.session.inputs
+	paths := in.available()
+	for _, path := range b.request.Derivation.InputSources {
+		if !in.present[path] {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // placement is a slot on a builder and a session there.

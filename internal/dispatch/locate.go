@@ -60,7 +60,7 @@ func (s *session) queryValidPaths(r *daemon.QueryValidPaths) error {
 // where the class has only one builder.
 func (s *session) locate(ctx context.Context, paths []string, there map[string]bool) {
 	usable, all := s.candidates()
-	need := min(2, all)
+	need := min(2, max(all, 1))
 	if len(usable) < need {
 		return
 	}

@@ -96,7 +96,7 @@ func outputPaths(drv *daemon.BasicDerivation, result *daemon.BuildResult) []stri
 // queryPathInfo answers operation 26 for outputs of the client's own builds.
 // Other paths do not exist for it.
 func (s *session) queryPathInfo(r *daemon.QueryPathInfo) error {
-	_, out := s.client.find(r.Path)
+	_, out := s.hook.find(r.Path)
 	if out == nil {
 		return s.daemon.ReplyPathInfo(nil, false)
 	}
@@ -105,14 +105,14 @@ func (s *session) queryPathInfo(r *daemon.QueryPathInfo) error {
 
 // narFromPath answers operation 38 for outputs of the client's own builds.
 func (s *session) narFromPath(r *daemon.NARFromPath) error {
-	d, out := s.client.find(r.Path)
+	d, out := s.hook.find(r.Path)
 	if out == nil {
 		return fmt.Errorf("%s is not an output of a build of this client", r.Path)
 	}
 	if err := s.sendOutput(d, out); err != nil {
 		return err
 	}
-	s.client.fetched(out)
+	s.hook.fetched(out)
 	return nil
 }
 

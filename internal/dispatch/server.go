@@ -70,11 +70,11 @@ type Options struct {
 
 // Server serves clients.
 type Server struct {
-	opts    Options
-	limits  Limits
-	log     *slog.Logger
-	clients *clients
-	tardy   tardiness
+	opts   Options
+	limits Limits
+	log    *slog.Logger
+	hooks  *hooks
+	tardy  tardiness
 
 	// running ends when Shutdown's time is up, draining when it begins.
 	running  context.Context
@@ -95,7 +95,7 @@ func NewServer(opts Options) *Server {
 		opts:      opts,
 		limits:    opts.Limits.withDefaults(),
 		log:       opts.Logger,
-		clients:   newClients(),
+		hooks:     newHooks(),
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 	}
@@ -182,7 +182,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.kill(errKilled)
 		<-done
 	}
-	s.clients.close()
+	s.hooks.close()
 	s.kill(ErrServerClosed)
 	return err
 }

@@ -26,7 +26,7 @@ type session struct {
 	ctx context.Context
 
 	class  scheduler.Class
-	client *client
+	hook   *hook
 	daemon *daemon.Server
 
 	inputs *inputs
@@ -96,13 +96,13 @@ func (s *session) greet() (refusal, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.client = s.server.clients.join(header.HookKey())
+	s.hook = s.server.hooks.join(header.HookKey())
 	return refusal, s.conn.SetDeadline(time.Time{})
 }
 
 // release gives everything back.
 func (s *session) release() {
-	s.server.clients.leave(s.client)
+	s.server.hooks.leave(s.hook)
 	if s.bound != nil {
 		s.bound.release()
 	}
@@ -122,6 +122,8 @@ func (s *session) serve(refusal error) error {
 		s.setBusy()
 		var protocol *daemon.ProtocolError
 		switch {
+		case errors.Is(err, net.ErrClosed) && s.server.draining.Err() != nil:
+			return nil // the session was idle
 		case errors.As(err, &protocol):
 			return errors.Join(err, s.daemon.Fail(err))
 		case err != nil:
@@ -175,7 +177,7 @@ func (s *session) answer(req daemon.Request) error {
 func (s *session) mayWait() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.idle = s.client.settled()
+	s.idle = s.hook.settled()
 	return !s.idle || s.server.draining.Err() == nil
 }
 

@@ -111,6 +111,15 @@ func (l *Local) Acquire(ctx context.Context, r Request, notify func(Waiting)) (*
 	}
 }
 
+// Snapshot returns the builders with what runs on them.
+func (l *Local) Snapshot() Snapshot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.snapshot()
+	s.Builders = slices.Clone(s.Builders)
+	return s
+}
+
 // abandon takes w out of the queue. A slot granted meanwhile goes back.
 func (l *Local) abandon(w *waiter) {
 	l.mu.Lock()

@@ -79,8 +79,8 @@ type entry struct {
 
 // Usage says how full a spool is.
 type Usage struct {
-	// Paths is the number of complete NARs.
-	Paths int
+	// Paths is the number of complete NARs, Pinned how many of them are in use.
+	Paths, Pinned int
 	// Bytes is the space taken, that of unfinished NARs included.
 	Bytes int64
 	// MaxBytes is the limit.
@@ -129,7 +129,7 @@ func (s *Store) Close() error {
 func (s *Store) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Usage{Paths: len(s.entries), Bytes: s.used, MaxBytes: s.max}
+	return Usage{Paths: len(s.entries), Pinned: len(s.entries) - s.unpinned.Len(), Bytes: s.used, MaxBytes: s.max}
 }
 
 // Pin returns the entry of a store path and keeps it from eviction until the

@@ -97,7 +97,7 @@ func TestPutAndRead(t *testing.T) {
 	if err != nil || string(got) != strings.Repeat("a", 10) {
 		t.Errorf("read %q, %v", got, err)
 	}
-	if want := (Usage{Paths: 1, Bytes: 10, MaxBytes: 100}); s.Usage() != want {
+	if want := (Usage{Paths: 1, Pinned: 1, Bytes: 10, MaxBytes: 100}); s.Usage() != want {
 		t.Errorf("usage = %+v, want %+v", s.Usage(), want)
 	}
 }

@@ -180,7 +180,8 @@ func (s *Session) judge(ctx, calling context.Context, own *failure, err error) e
 		err = context.Cause(calling)
 		s.host.fail(err)
 	case errors.As(err, &remote):
-		return err
+		// Bare: it goes to the user as if there were nobody between.
+		return remote
 	default:
 		s.host.dropIdle()
 	}

@@ -13,22 +13,22 @@ import (
 )
 
 // lingering is how long outputs that nobody has fetched outlive the last
-// connection of their client. Nix 2.26 closes the connection that it has built on
+// connection of their hook. Nix 2.26 closes the connection that it has built on
 // before it opens others to fetch from.
 const lingering = 20 * time.Second
 
-// clients knows the build hooks that are connected or were so a moment ago. A
+// hooks knows the build hooks that are connected or were so a moment ago. A
 // hook serves one derivation, possibly over several connections.
-type clients struct {
+type hooks struct {
 	mu    sync.Mutex
-	byKey map[connect.Key]*client
+	byKey map[connect.Key]*hook
 	// all has those without a key, too.
-	all map[*client]struct{}
+	all map[*hook]struct{}
 }
 
-// client is one build hook. Its fields are guarded by the lock of all.
-type client struct {
-	of          *clients
+// hook is one build hook. Its fields are guarded by the lock of all.
+type hook struct {
+	of          *hooks
 	key         connect.Key
 	connections int
 	deliveries  []*delivery
@@ -51,23 +51,23 @@ type output struct {
 	info daemon.PathInfo
 	// pin is set if the NAR is in the spool.
 	pin *spool.Pin
-	// fetched is set once the client has it. Guarded by the lock of clients.
+	// fetched is set once the client has it. Guarded by the lock of hooks.
 	fetched bool
 }
 
-func newClients() *clients {
-	return &clients{byKey: map[connect.Key]*client{}, all: map[*client]struct{}{}}
+func newHooks() *hooks {
+	return &hooks{byKey: map[connect.Key]*hook{}, all: map[*hook]struct{}{}}
 }
 
-// join counts a connection of the client with that key. A key that does not tell
-// processes apart makes each connection a client of its own.
-func (c *clients) join(key connect.Key) *client {
+// join counts a connection of the hook with that key. A key that does not tell
+// processes apart makes each connection a hook of its own.
+func (c *hooks) join(key connect.Key) *hook {
 	identified := key.Namespace != 0 && key.PID != 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	one := c.byKey[key]
 	if one == nil || !identified {
-		one = &client{of: c, key: key}
+		one = &hook{of: c, key: key}
 		c.all[one] = struct{}{}
 		if identified {
 			c.byKey[key] = one
@@ -81,9 +81,9 @@ func (c *clients) join(key connect.Key) *client {
 	return one
 }
 
-// leave ends a connection. With the last one the client's deliveries are
+// leave ends a connection. With the last one the hook's deliveries are
 // released, at once if it has them all or could not come back.
-func (c *clients) leave(one *client) {
+func (c *hooks) leave(one *hook) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if one.connections--; one.connections > 0 {
@@ -104,8 +104,8 @@ func (c *clients) leave(one *client) {
 	one.goodbye = goodbye
 }
 
-// forget releases what a client has. The lock is held.
-func (c *clients) forget(one *client) {
+// forget releases what a hook has. The lock is held.
+func (c *hooks) forget(one *hook) {
 	if one.goodbye != nil {
 		one.goodbye.Stop()
 		one.goodbye = nil
@@ -122,7 +122,7 @@ func (c *clients) forget(one *client) {
 }
 
 // close releases everything. No session may be running.
-func (c *clients) close() {
+func (c *hooks) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for one := range c.all {
@@ -130,16 +130,16 @@ func (c *clients) close() {
 	}
 }
 
-// add makes a delivery available to the client's connections.
-func (one *client) add(d *delivery) {
+// add makes a delivery available to the hook's connections.
+func (one *hook) add(d *delivery) {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
 	one.deliveries = append(one.deliveries, d)
 }
 
-// find returns an output of the client's builds and the delivery that it belongs
+// find returns an output of the hook's builds and the delivery that it belongs
 // to, or nil. The newest counts.
-func (one *client) find(path string) (*delivery, *output) {
+func (one *hook) find(path string) (*delivery, *output) {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
 	for i := len(one.deliveries) - 1; i >= 0; i-- {
@@ -150,21 +150,21 @@ func (one *client) find(path string) (*delivery, *output) {
 	return nil, nil
 }
 
-func (one *client) fetched(out *output) {
+func (one *hook) fetched(out *output) {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
 	out.fetched = true
 }
 
-// settled reports whether the client has fetched all it may want.
-func (one *client) settled() bool {
+// settled reports whether the hook has fetched all it may want.
+func (one *hook) settled() bool {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
 	return one.owed() == 0
 }
 
 // owed counts the outputs that were not fetched. The lock is held.
-func (one *client) owed() int {
+func (one *hook) owed() int {
 	n := 0
 	for _, d := range one.deliveries {
 		for _, out := range d.outputs {
