@@ -295,7 +295,7 @@ type Probe struct {
 	FailureThreshold int32 `json:"failureThreshold,omitempty"`
 
 	// canary says whether a probe also builds one tiny derivation for each
-	// system: Disabled (the default) or Enabled.
+	// system: Disabled (the default) or Enabled, which changes nothing yet.
 	//
 	// +optional
 	// +kubebuilder:default=Disabled
