@@ -13,13 +13,9 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/connect"
 )
 
-const (
-	// dialTimeout bounds the wait for a dispatcher whose backlog is full. Nix
-	// stands still meanwhile: it starts nothing else until its hook answers.
-	dialTimeout = 10 * time.Second
-	// maxSocketPath is what a unix socket address holds besides its final NUL.
-	maxSocketPath = 107
-)
+// dialTimeout bounds the wait for a dispatcher whose backlog is full. Nix
+// stands still meanwhile: it starts nothing else until its hook answers.
+const dialTimeout = 10 * time.Second
 
 // conn is the connection to the dispatcher.
 type conn struct {
@@ -31,11 +27,7 @@ type conn struct {
 // dial connects without package net. It does not try again after a refusal:
 // Nix moves on to its next line by itself, and there can be many.
 func dial(path string) (*conn, error) {
-	if len(path) > maxSocketPath {
-		return nil, errors.New("the socket path " + path + " has more than " + strconv.Itoa(maxSocketPath) +
-			" bytes, which the kernel does not take: mount the dispatcher's volume under a shorter path")
-	}
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0) // nothing is executed that could inherit it
 	if err != nil {
 		return nil, errors.New("cannot make a socket: " + err.Error())
 	}
@@ -79,6 +71,8 @@ func explain(path string, err error) error {
 		return errors.New("nobody listens on " + path + ": the nix-dispatcher container of this pod has stopped or is being restarted" + logs)
 	case syscall.EAGAIN:
 		return errors.New("the dispatcher on " + path + " did not accept the connection within " + dialTimeout.String() + ": it is overloaded or hangs" + logs)
+	case syscall.EINVAL:
+		return errors.New(path + " cannot be the path of a socket, which has at most 107 bytes: mount the dispatcher's volume under a shorter path")
 	case syscall.EACCES, syscall.EPERM:
 		return errors.New("user " + strconv.Itoa(os.Getuid()) + " may not connect to " + path +
 			": the nix-dispatcher makes the socket writable for everybody, so look at the mode of the directories above it and at the security profile of this container")

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
 	"net"
 	"os"
@@ -39,7 +40,7 @@ func TestNoDispatcher(t *testing.T) {
 		},
 		"path too long": {
 			socket: func(*testing.T) string { return "/" + strings.Repeat("long/", 30) + connect.SocketName },
-			want:   "has more than 107 bytes",
+			want:   "which has at most 107 bytes",
 		},
 		"not a socket": {
 			socket: func(t *testing.T) string {
@@ -178,12 +179,33 @@ func TestStaysSmall(t *testing.T) {
 	t.Parallel()
 	out, err := exec.Command("go", "list", "-deps", ".").Output()
 	if err != nil {
-		t.Skipf("go list: %v", err)
+		t.Fatalf("go list: %v", err)
 	}
 	for _, pkg := range strings.Fields(string(out)) {
 		switch pkg {
 		case "fmt", "net", "flag", "reflect", "log", "encoding/binary", "os/exec":
 			t.Errorf("the program links %s", pkg)
+		}
+	}
+
+	path := filepath.Join(t.TempDir(), "nix-dispatch-connect")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	const most = 2 << 20
+	if info, err := os.Stat(path); err != nil || info.Size() > most {
+		t.Errorf("the program has %d bytes, %v, want at most %d", info.Size(), err, most)
+	}
+	program, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, segment := range program.Progs {
+		if segment.Type == elf.PT_INTERP {
+			t.Error("the program needs a dynamic loader")
 		}
 	}
 }
