@@ -106,7 +106,7 @@ func TestConnectGivesUpOnAFullBacklog(t *testing.T) {
 
 func socket(t *testing.T) int {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

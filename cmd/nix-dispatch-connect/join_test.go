@@ -150,7 +150,7 @@ func TestNixDies(t *testing.T) {
 // Standard input and output can be one socket, whose halves end apart.
 func TestOneSocketForBothStreams(t *testing.T) {
 	t.Parallel()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
