@@ -105,6 +105,18 @@ func TestClientHandshake(t *testing.T) {
 			},
 			want: Peer{Version: 0x126, DaemonVersion: "2.26.3", Trust: Trusted},
 		},
+		"Lix from 2.94 refuses below 1.35": {
+			script: func(p scriptedPeer) {
+				p.hear(8)
+				p.say(serverMagic + word(0x123))
+				if p.hear(8) != word(0x123) {
+					_ = p.Close()
+				}
+				p.hear(16)
+				p.say(str("2.95.3") + word(1) + word(stderrLast))
+			},
+			want: Peer{Version: 0x123, DaemonVersion: "2.95.3", Trust: Trusted},
+		},
 		"1.34 has no trust word": {
 			script: func(p scriptedPeer) {
 				p.hear(8)

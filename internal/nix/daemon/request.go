@@ -6,7 +6,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/wire"
@@ -165,9 +164,6 @@ func check(req Request) error {
 func requestError(op Operation, err error) error {
 	if errors.Is(err, wire.ErrMalformed) {
 		return &ProtocolError{Operation: op, Text: fmt.Sprintf("%s: %v", op, err), Err: err}
-	}
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }

@@ -50,9 +50,6 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 // Size returns how many bytes of the NAR have been delivered.
 func (r *Reader) Size() int64 { return r.n }
 
-// Done tells whether the NAR was delivered to its end.
-func (r *Reader) Done() bool { return r.parser.done() && r.ready == 0 }
-
 // fill makes sure that at least one byte is ready; io.EOF is the NAR's end.
 func (r *Reader) fill() error {
 	for r.ready == 0 {

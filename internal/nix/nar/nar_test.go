@@ -118,7 +118,7 @@ func TestRead(t *testing.T) {
 					var b bytes.Buffer
 					// The wrapper hides WriteTo, so that Read is what is used.
 					_, err := io.CopyBuffer(&b, struct{ io.Reader }{r}, make([]byte, size))
-					if err != nil || b.String() != input || r.Size() != int64(len(input)) || !r.Done() {
+					if err != nil || b.String() != input || r.Size() != int64(len(input)) {
 						t.Errorf("read %d of %d bytes: %v", b.Len(), len(input), err)
 					}
 					if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {

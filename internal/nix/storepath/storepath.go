@@ -41,15 +41,6 @@ func Parse(dir, s string) (Path, error) {
 	return Path{dir: dir, base: rest}, nil
 }
 
-// ParseBase checks the last component of a store path, as it stands in
-// realisations.
-func ParseBase(dir, base string) (Path, error) {
-	if reason := checkBase(base); reason != "" {
-		return Path{}, &Error{Path: base, Reason: reason}
-	}
-	return Path{dir: dir, base: base}, nil
-}
-
 // checkBase says what is wrong with a path's last component, or nothing.
 func checkBase(base string) string {
 	if len(base) < hashLen+1 || base[hashLen] != '-' {
