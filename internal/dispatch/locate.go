@@ -151,9 +151,10 @@ func (s *Server) askOne(ctx context.Context, id string, ask func(context.Context
 		return nil, err
 	}
 	found, err := ask(ctx, b)
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
+		// The end of ctx closes the session even where the answer was in time.
 		b.Close()
-		return nil, err
+		return found, err
 	}
 	b.Keep()
 	return found, nil
