@@ -175,20 +175,25 @@ func TestClientHandshakeMessages(t *testing.T) {
 	}
 }
 
+// says is a peer that hears us out, says s and closes.
+func says(s string) func(scriptedPeer) {
+	return func(p scriptedPeer) {
+		p.hear(32)
+		p.say(s)
+		_ = p.Close()
+	}
+}
+
+// refusal is a peer with whom no handshake comes about.
+type refusal struct {
+	script func(scriptedPeer)
+	want   error
+	text   string
+}
+
 func TestClientHandshakeRefusals(t *testing.T) {
 	t.Parallel()
-	says := func(s string) func(scriptedPeer) {
-		return func(p scriptedPeer) {
-			p.hear(32)
-			p.say(s)
-			_ = p.Close()
-		}
-	}
-	tests := map[string]struct {
-		script func(scriptedPeer)
-		want   error
-		text   string
-	}{
+	testRefusals(t, map[string]refusal{
 		"1.33": {
 			script: says(serverMagic + word(0x121) + str("2.7.0") + word(stderrLast)),
 			want:   &VersionError{Peer: "daemon", Version: 0x121},
@@ -204,6 +209,31 @@ func TestClientHandshakeRefusals(t *testing.T) {
 			want:   &VersionError{Peer: "daemon", Version: 0x200},
 			text:   "version 2.0 of the worker protocol, which is unknown here",
 		},
+		"error in place of the end": {
+			script: says(serverMagic + word(0x123) + str("2.15.1") + word(1) +
+				word(stderrError) + str("Error") + word(0) + str("Error") + str("not today") + words(0, 0)),
+			want: &RemoteError{Message: "not today"},
+			text: "handshake with the daemon: not today",
+		},
+		"end after the version": {
+			script: says(serverMagic + word(0x126)),
+			want:   io.ErrUnexpectedEOF,
+			text:   "reading Nix version at byte 16: unexpected EOF",
+		},
+		"trust of 3": {
+			script: says(serverMagic + word(0x123) + str("2.15.1") + word(3)),
+			text:   "reading trust at byte 32: value 3 exceeds the limit of 2",
+		},
+		"version string too long": {
+			script: says(serverMagic + word(0x123) + word(1<<62)),
+			text:   "reading Nix version at byte 16: length",
+		},
+	})
+}
+
+func TestClientHandshakeWithOthers(t *testing.T) {
+	t.Parallel()
+	testRefusals(t, map[string]refusal{
 		"access denied": {
 			script: says("\xf0\x9f\x9a\xab\x00\x00\x00\x00"),
 			want:   &AccessDeniedError{},
@@ -239,36 +269,21 @@ func TestClientHandshakeRefusals(t *testing.T) {
 			want:   &PreambleError{Text: "HTTP/1.1 400 Bad Request"},
 			text:   "HTTP/1.1 400",
 		},
-		"error in place of the end": {
-			script: says(serverMagic + word(0x123) + str("2.15.1") + word(1) +
-				word(stderrError) + str("Error") + word(0) + str("Error") + str("not today") + words(0, 0)),
-			want: &RemoteError{Message: "not today"},
-			text: "handshake with the daemon: not today",
-		},
 		"nothing": {
 			script: says(""),
 			want:   io.ErrUnexpectedEOF,
 			text:   "closed the connection without a word",
-		},
-		"end after the version": {
-			script: says(serverMagic + word(0x126)),
-			want:   io.ErrUnexpectedEOF,
-			text:   "reading Nix version at byte 16: unexpected EOF",
 		},
 		"end before our part was read": {
 			script: func(p scriptedPeer) { _ = p.Close() },
 			want:   io.ErrUnexpectedEOF,
 			text:   "without a word",
 		},
-		"trust of 3": {
-			script: says(serverMagic + word(0x123) + str("2.15.1") + word(3)),
-			text:   "reading trust at byte 32: value 3 exceeds the limit of 2",
-		},
-		"version string too long": {
-			script: says(serverMagic + word(0x123) + word(1<<62)),
-			text:   "reading Nix version at byte 16: length",
-		},
-	}
+	})
+}
+
+func testRefusals(t *testing.T, tests map[string]refusal) {
+	t.Helper()
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -49,6 +49,17 @@ func exchange(t *testing.T, request, answer string) func(scriptedPeer) {
 	}
 }
 
+// found is a result of QueryPathInfo, fetched one of NARFromPath.
+type found struct {
+	Info  *PathInfo
+	Valid bool
+}
+
+type fetched struct {
+	Size  int64
+	Bytes string
+}
+
 func TestClientOperations(t *testing.T) {
 	t.Parallel()
 	drv := &BasicDerivation{
@@ -58,14 +69,6 @@ func TestClientOperations(t *testing.T) {
 	drvBytes := word(1) + str("out") + str(pathB) + str("") + str("") + strs(pathA) + str("x86_64-linux") +
 		str("/bin/sh") + strs("-c", ":") + word(1) + str("a") + str("b")
 	info := &PathInfo{Path: pathA, NARHash: hashA, NARSize: 3}
-	type found struct {
-		Info  *PathInfo
-		Valid bool
-	}
-	type archive struct {
-		Size  int64
-		Bytes string
-	}
 	tests := map[string]struct {
 		call            func(context.Context, *Client, MessageSink) (any, error)
 		request, answer string
@@ -109,11 +112,11 @@ func TestClientOperations(t *testing.T) {
 			call: func(ctx context.Context, c *Client, sink MessageSink) (any, error) {
 				var b bytes.Buffer
 				n, err := c.NARFromPath(ctx, pathA, &b, sink)
-				return archive{n, b.String()}, err
+				return fetched{n, b.String()}, err
 			},
 			request: word(38) + str(pathA),
 			answer:  fileNAR("hello"),
-			want:    archive{int64(len(fileNAR("hello"))), fileNAR("hello")},
+			want:    fetched{int64(len(fileNAR("hello"))), fileNAR("hello")},
 		},
 		"BuildDerivation": {
 			call: func(ctx context.Context, c *Client, sink MessageSink) (any, error) {

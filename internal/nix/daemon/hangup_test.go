@@ -21,129 +21,21 @@ func wantGone(t *testing.T, ctx context.Context) {
 	}
 }
 
+// hangupRequest is what the client of these tests asks, again and again.
+const hangupRequest = "\x1a\x00\x00\x00\x00\x00\x00\x00" + "\x2d\x00\x00\x00\x00\x00\x00\x00" + pathA + "\x00\x00\x00"
+
 func TestWatchHangup(t *testing.T) {
 	t.Parallel()
-	request := word(26) + str(pathA)
-	tests := map[string]func(t *testing.T, s *Server, p scriptedPeer){
-		"client closes": func(t *testing.T, s *Server, p scriptedPeer) {
-			ctx, stop := s.WatchHangup(t.Context())
-			defer stop()
-			synctest.Wait()
-			if ctx.Err() != nil {
-				t.Errorf("ended early: %v", context.Cause(ctx))
-			}
-			_ = p.Close()
-			<-ctx.Done()
-			wantGone(t, ctx)
-		},
-		"stopped, then the next request": func(t *testing.T, s *Server, p scriptedPeer) {
-			for range 3 {
-				ctx, stop := s.WatchHangup(t.Context())
-				synctest.Wait()
-				stop()
-				stop()
-				if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) || errors.Is(cause, ErrClientGone) {
-					t.Errorf("cause after stop = %v", cause)
-				}
-				if err := s.ReplyPathInfo(nil, false); err != nil {
-					t.Fatal(err)
-				}
-				go p.say(request)
-				if _, err := s.Next(); err != nil {
-					t.Fatal(err)
-				}
-			}
-		},
-		"watched again without a request between": func(t *testing.T, s *Server, p scriptedPeer) {
-			_, stop := s.WatchHangup(t.Context())
-			stop()
-			ctx, stop := s.WatchHangup(t.Context())
-			defer stop()
-			_ = p.Close()
-			<-ctx.Done()
-			wantGone(t, ctx)
-		},
-		"closed before the watch": func(t *testing.T, s *Server, p scriptedPeer) {
-			_, stop := s.WatchHangup(t.Context())
-			synctest.Wait()
-			stop()
-			_ = p.Close()
-			synctest.Wait()
-			ctx, stop := s.WatchHangup(t.Context())
-			defer stop()
-			wantGone(t, ctx)
-		},
-		"client pipelines": func(t *testing.T, s *Server, p scriptedPeer) {
-			ctx, stop := s.WatchHangup(t.Context())
-			// The peer sends the next request in pieces while it is watched.
-			for i := range len(request) {
-				p.say(request[i : i+1])
-			}
-			synctest.Wait()
-			if ctx.Err() != nil {
-				t.Errorf("ended early: %v", context.Cause(ctx))
-			}
-			stop()
-			_ = s.ReplyPathInfo(nil, false)
-			if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
-				t.Errorf("the pipelined request: %v, %v", req, err)
-			}
-			// One more comes by the ordinary way.
-			_ = s.ReplyPathInfo(nil, false)
-			go p.say(request)
-			if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
-				t.Errorf("the request behind it: %v, %v", req, err)
-			}
-		},
-		"client pipelines, then closes": func(t *testing.T, s *Server, p scriptedPeer) {
-			ctx, stop := s.WatchHangup(t.Context())
-			p.say(request)
-			_ = p.Close()
-			<-ctx.Done()
-			wantGone(t, ctx)
-			stop()
-			_ = s.Fail(errors.New("x"))
-			if _, err := s.Next(); err != nil {
-				t.Errorf("the pipelined request: %v", err)
-			}
-			_ = s.Fail(errors.New("x"))
-			if _, err := s.Next(); err != io.EOF {
-				t.Errorf("at the end: %v", err)
-			}
-		},
-		"client sends more than is read ahead": func(t *testing.T, s *Server, p scriptedPeer) {
-			path := "/nix/store/" + strings.Repeat("0", 32) + "-" + strings.Repeat("n", 200)
-			request := word(31) + strs(path, path, path, path, path, path, path, path, path, path,
-				path, path, path, path, path, path, path, path, path, path, path, path, path) + word(0)
-			ctx, stop := s.WatchHangup(t.Context())
-			go p.say(request)
-			synctest.Wait()
-			if ctx.Err() != nil {
-				t.Errorf("ended early: %v", context.Cause(ctx))
-			}
-			stop()
-			_ = s.ReplyPathInfo(nil, false)
-			if req, err := s.Next(); err != nil || len(req.(*QueryValidPaths).Paths) != 23 {
-				t.Errorf("the pipelined request: %v, %v", req, err)
-			}
-		},
-		"context of the caller ends": func(t *testing.T, s *Server, _ scriptedPeer) {
-			parent, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			ctx, stop := s.WatchHangup(parent)
-			defer stop()
-			<-ctx.Done()
-			if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-				t.Errorf("cause = %v", context.Cause(ctx))
-			}
-		},
-		"our own end closes": func(t *testing.T, s *Server, _ scriptedPeer) {
-			_, stop := s.WatchHangup(t.Context())
-			stop()
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		},
+	tests := map[string]func(*testing.T, *Server, scriptedPeer){
+		"client closes":                           hangupClientCloses,
+		"stopped, then the next request":          hangupStoppedThenTheNextRequest,
+		"watched again without a request between": hangupWatchedAgainWithoutARequestBetween,
+		"closed before the watch":                 hangupClosedBeforeTheWatch,
+		"client pipelines":                        hangupClientPipelines,
+		"client pipelines, then closes":           hangupClientPipelinesThenCloses,
+		"client sends more than is read ahead":    hangupClientSendsMoreThanIsReadAhead,
+		"context of the caller ends":              hangupContextOfTheCallerEnds,
+		"our own end closes":                      hangupOurOwnEndCloses,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -151,7 +43,7 @@ func TestWatchHangup(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				handed := make(chan scriptedPeer)
 				s := accept(t, ServerOptions{}, func(p scriptedPeer) {
-					p.say(request)
+					p.say(hangupRequest)
 					handed <- p
 				})
 				if _, err := s.Next(); err != nil {
@@ -166,6 +58,143 @@ func TestWatchHangup(t *testing.T) {
 				<-answers
 			})
 		})
+	}
+}
+
+func hangupClientCloses(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	ctx, stop := s.WatchHangup(t.Context())
+	defer stop()
+	synctest.Wait()
+	if ctx.Err() != nil {
+		t.Errorf("ended early: %v", context.Cause(ctx))
+	}
+	_ = p.Close()
+	<-ctx.Done()
+	wantGone(t, ctx)
+}
+
+func hangupStoppedThenTheNextRequest(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	for range 3 {
+		ctx, stop := s.WatchHangup(t.Context())
+		synctest.Wait()
+		stop()
+		stop()
+		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) || errors.Is(cause, ErrClientGone) {
+			t.Errorf("cause after stop = %v", cause)
+		}
+		if err := s.ReplyPathInfo(nil, false); err != nil {
+			t.Fatal(err)
+		}
+		go p.say(hangupRequest)
+		if _, err := s.Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func hangupWatchedAgainWithoutARequestBetween(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	_, stop := s.WatchHangup(t.Context())
+	stop()
+	ctx, stop := s.WatchHangup(t.Context())
+	defer stop()
+	_ = p.Close()
+	<-ctx.Done()
+	wantGone(t, ctx)
+}
+
+func hangupClosedBeforeTheWatch(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	_, stop := s.WatchHangup(t.Context())
+	synctest.Wait()
+	stop()
+	_ = p.Close()
+	synctest.Wait()
+	ctx, stop := s.WatchHangup(t.Context())
+	defer stop()
+	wantGone(t, ctx)
+}
+
+func hangupClientPipelines(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	ctx, stop := s.WatchHangup(t.Context())
+	// The peer sends the next request in pieces while it is watched.
+	for i := range len(hangupRequest) {
+		p.say(hangupRequest[i : i+1])
+	}
+	synctest.Wait()
+	if ctx.Err() != nil {
+		t.Errorf("ended early: %v", context.Cause(ctx))
+	}
+	stop()
+	_ = s.ReplyPathInfo(nil, false)
+	if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
+		t.Errorf("the pipelined request: %v, %v", req, err)
+	}
+	// One more comes by the ordinary way.
+	_ = s.ReplyPathInfo(nil, false)
+	go p.say(hangupRequest)
+	if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
+		t.Errorf("the request behind it: %v, %v", req, err)
+	}
+}
+
+func hangupClientPipelinesThenCloses(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	ctx, stop := s.WatchHangup(t.Context())
+	p.say(hangupRequest)
+	_ = p.Close()
+	<-ctx.Done()
+	wantGone(t, ctx)
+	stop()
+	_ = s.Fail(errors.New("x"))
+	if _, err := s.Next(); err != nil {
+		t.Errorf("the pipelined request: %v", err)
+	}
+	_ = s.Fail(errors.New("x"))
+	if _, err := s.Next(); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
+func hangupClientSendsMoreThanIsReadAhead(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	path := "/nix/store/" + strings.Repeat("0", 32) + "-" + strings.Repeat("n", 200)
+	queries := word(31) + strs(path, path, path, path, path, path, path, path, path, path,
+		path, path, path, path, path, path, path, path, path, path, path, path, path) + word(0)
+	ctx, stop := s.WatchHangup(t.Context())
+	go p.say(queries)
+	synctest.Wait()
+	if ctx.Err() != nil {
+		t.Errorf("ended early: %v", context.Cause(ctx))
+	}
+	stop()
+	_ = s.ReplyPathInfo(nil, false)
+	if req, err := s.Next(); err != nil || len(req.(*QueryValidPaths).Paths) != 23 {
+		t.Errorf("the pipelined request: %v, %v", req, err)
+	}
+}
+
+func hangupContextOfTheCallerEnds(t *testing.T, s *Server, _ scriptedPeer) {
+	t.Helper()
+	parent, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ctx, stop := s.WatchHangup(parent)
+	defer stop()
+	<-ctx.Done()
+	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		t.Errorf("cause = %v", context.Cause(ctx))
+	}
+}
+
+func hangupOurOwnEndCloses(t *testing.T, s *Server, _ scriptedPeer) {
+	t.Helper()
+	_, stop := s.WatchHangup(t.Context())
+	stop()
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -35,18 +35,20 @@ func accept(t *testing.T, opts ServerOptions, script func(scriptedPeer)) *Server
 
 const lastBytes = "stla\x00\x00\x00\x00"
 
+// served is a request and its answer.
+type served struct {
+	request string
+	want    Request
+	reply   func(*Server) error
+	answer  string
+}
+
 func TestServerRequests(t *testing.T) {
 	t.Parallel()
-	all := append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths)
 	settings := words(0, 0, 0, 2, 1, 0, 1, 0, 0, 0, 0, 1) + word(2) + str("cores") + str("4") +
 		str("secret-key-files") + str("/etc/nix/key")
 	info := &PathInfo{Path: pathA, NARHash: hashA, NARSize: 3}
-	tests := map[string]struct {
-		request string
-		want    Request
-		reply   func(*Server) error
-		answer  string
-	}{
+	testServed(t, map[string]served{
 		"SetOptions": {
 			request: word(19) + settings,
 			want:    &SetOptions{Overrides: 2},
@@ -107,6 +109,12 @@ func TestServerRequests(t *testing.T) {
 			},
 			answer: lastBytes + fileNAR(strings.Repeat("y", 200000)),
 		},
+	})
+}
+
+func TestServerFail(t *testing.T) {
+	t.Parallel()
+	testServed(t, map[string]served{
 		"refusal": {
 			request: word(26) + str(pathA),
 			want:    &QueryPathInfo{Path: pathA},
@@ -129,12 +137,17 @@ func TestServerRequests(t *testing.T) {
 			},
 			answer: word(stderrError) + str("Error") + word(0) + str("Error") + str("builder mac-2: no") + words(0, 0),
 		},
-	}
+	})
+}
+
+// testServed lets each request be answered twice on one connection.
+func testServed(t *testing.T, tests map[string]served) {
+	t.Helper()
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			line := encoded(t, LogLine(1, "hello").encode)
-			s := accept(t, ServerOptions{Operations: all}, func(p scriptedPeer) {
+			s := accept(t, ServerOptions{Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths)}, func(p scriptedPeer) {
 				for range 2 {
 					p.say(tc.request)
 					expect(t, p, line+tc.answer)
@@ -174,12 +187,12 @@ func TestServerRefusesRequests(t *testing.T) {
 	only := "is not offered by this dispatcher: only SetOptions (19), QueryValidPaths (31), AddMultipleToStore (44), " +
 		"BuildDerivation (36), QueryPathInfo (26), NarFromPath (38)"
 	build := word(36) + str(pathDrv) + words(0, 0, 0, 0, 0, 0)
-	type refusal struct {
+	type refused struct {
 		request string
 		want    string
 		op      Operation
 	}
-	tests := map[string]refusal{
+	tests := map[string]refused{
 		"garbage collection":     {words(20, 0, 0), "CollectGarbage (20) " + only, 20},
 		"unknown operation":      {words(4711), "operation 4711 " + only, 4711},
 		"operation 0":            {words(0), "operation 0 " + only, 0},
@@ -196,7 +209,7 @@ func TestServerRefusesRequests(t *testing.T) {
 	// Every other operation of any Nix is refused by name.
 	for op, name := range operationNames {
 		if !strings.Contains(joinOperations(HookOperations()), name+" (") {
-			tests[name] = refusal{word(uint64(op)), fmt.Sprintf("%s (%d) %s", name, uint64(op), only), op}
+			tests[name] = refused{word(uint64(op)), fmt.Sprintf("%s (%d) %s", name, uint64(op), only), op}
 		}
 	}
 	for name, tc := range tests {

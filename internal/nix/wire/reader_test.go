@@ -109,15 +109,18 @@ func TestReaderValues(t *testing.T) {
 	}
 }
 
+// readError is a way to read that must fail.
+type readError struct {
+	input         string
+	read          func(*wire.Reader)
+	wantOffset    int64
+	wantText      string
+	wantMalformed bool
+}
+
 func TestReaderErrors(t *testing.T) {
 	t.Parallel()
-	tests := map[string]struct {
-		input         string
-		read          func(*wire.Reader)
-		wantOffset    int64
-		wantText      string
-		wantMalformed bool
-	}{
+	testReadErrors(t, map[string]readError{
 		"number cut short": {
 			input:    word(0) + "\x01\x02\x03",
 			read:     func(r *wire.Reader) { r.Uint64("first"); r.Uint64("second") },
@@ -137,6 +140,32 @@ func TestReaderErrors(t *testing.T) {
 			read:     func(r *wire.Reader) { r.Enum("trust", 3) },
 			wantText: "reading trust at byte 0: value 4 exceeds the limit of 3", wantMalformed: true,
 		},
+		"padding not zero": {
+			input:    word(3) + "abc\x00\x00\x01\x00\x00",
+			read:     func(r *wire.Reader) { r.String("name", 8) },
+			wantText: "reading name at byte 11: padding is not zero", wantOffset: 11, wantMalformed: true,
+		},
+		"padding missing": {
+			input:    word(3) + "abc\x00",
+			read:     func(r *wire.Reader) { r.String("name", 8) },
+			wantText: "reading name at byte 11: unexpected EOF", wantOffset: 11,
+		},
+		"failure of the decoder": {
+			input:    word(7),
+			read:     func(r *wire.Reader) { r.Uint64("mode"); r.Fail("mode", "%d is no mode", 7) },
+			wantText: "reading mode at byte 8: 7 is no mode", wantOffset: 8, wantMalformed: true,
+		},
+		"the first error stays": {
+			input:    word(2),
+			read:     func(r *wire.Reader) { r.Bool("first"); r.Uint64("second"); r.Fail("third", "no") },
+			wantText: "reading first at byte 0: 2 is not a boolean", wantMalformed: true,
+		},
+	})
+}
+
+func TestReaderLimits(t *testing.T) {
+	t.Parallel()
+	testReadErrors(t, map[string]readError{
 		"string too long": {
 			input:    word(9) + strings.Repeat("x", 16),
 			read:     func(r *wire.Reader) { r.String("name", 8) },
@@ -167,16 +196,6 @@ func TestReaderErrors(t *testing.T) {
 			read:     func(r *wire.Reader) { r.Strings("paths", 1<<60, 10) },
 			wantText: "reading paths at byte 8: unexpected EOF", wantOffset: 8,
 		},
-		"padding not zero": {
-			input:    word(3) + "abc\x00\x00\x01\x00\x00",
-			read:     func(r *wire.Reader) { r.String("name", 8) },
-			wantText: "reading name at byte 11: padding is not zero", wantOffset: 11, wantMalformed: true,
-		},
-		"padding missing": {
-			input:    word(3) + "abc\x00",
-			read:     func(r *wire.Reader) { r.String("name", 8) },
-			wantText: "reading name at byte 11: unexpected EOF", wantOffset: 11,
-		},
 		"budget spent on strings": {
 			input:    word(4) + "abcd\x00\x00\x00\x00" + word(4) + "abcd\x00\x00\x00\x00",
 			read:     func(r *wire.Reader) { r.SetBudget(7); r.String("a", 8); r.String("b", 8) },
@@ -187,17 +206,11 @@ func TestReaderErrors(t *testing.T) {
 			read:     func(r *wire.Reader) { r.SetBudget(100); r.Strings("paths", 1000, 8) },
 			wantText: "reading paths at byte 32: the message exceeds its size limit", wantOffset: 32, wantMalformed: true,
 		},
-		"failure of the decoder": {
-			input:    word(7),
-			read:     func(r *wire.Reader) { r.Uint64("mode"); r.Fail("mode", "%d is no mode", 7) },
-			wantText: "reading mode at byte 8: 7 is no mode", wantOffset: 8, wantMalformed: true,
-		},
-		"the first error stays": {
-			input:    word(2),
-			read:     func(r *wire.Reader) { r.Bool("first"); r.Uint64("second"); r.Fail("third", "no") },
-			wantText: "reading first at byte 0: 2 is not a boolean", wantMalformed: true,
-		},
-	}
+	})
+}
+
+func testReadErrors(t *testing.T, tests map[string]readError) {
+	t.Helper()
 	for name, tc := range tests {
 		for how, source := range sources {
 			t.Run(name+"/"+how, func(t *testing.T) {
