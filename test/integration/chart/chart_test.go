@@ -5,6 +5,9 @@ package chart
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -82,7 +85,7 @@ func everywhere() []access {
 }
 
 var _ = Describe("The release", Ordered, func() {
-	var kustomized string
+	var notes, kustomized string
 
 	BeforeAll(func(ctx SpecContext) {
 		for _, name := range []string{"ci", "elsewhere"} {
@@ -91,16 +94,33 @@ var _ = Describe("The release", Ordered, func() {
 	})
 
 	It("installs, and says what to type next", func(ctx SpecContext) {
-		notes := install("install")
-		lines := strings.Split(strings.TrimSpace(notes), "\n")
-		Expect(lines[len(lines)-1]).To(HavePrefix("  kubectl "))
-		Expect(notes).To(ContainSubstring("label secret builder-key " + v1alpha1.CredentialLabel + "=true"))
+		notes = strings.TrimSpace(install("install"))
+		Expect(notes).To(HaveSuffix("\nkubectl --namespace default get nixbuilders --watch"))
 		Expect(apiServer.Get(ctx, client.ObjectKey{Namespace: chart.Namespace, Name: chart.Release}, &appsv1.Deployment{})).To(Succeed())
 	})
 
 	It("serves the API", func(ctx SpecContext) {
 		expectCRD(ctx)
 		Expect(apiServer.Create(ctx, linux())).To(Succeed())
+	})
+
+	It("has notes whose commands work when they are typed", func(ctx SpecContext) {
+		_, commands, found := strings.Cut(notes, "\nNext, give it a key and a builder:\n")
+		Expect(found).To(BeTrue(), notes)
+		typeCommands(strings.TrimSuffix(commands, " --watch"))
+		builder := &v1alpha1.NixBuilder{}
+		Expect(apiServer.Get(ctx, client.ObjectKey{Namespace: "default", Name: "linux"}, builder)).To(Succeed())
+		Expect(builder.Spec.Endpoints[0].HostKeys).To(ConsistOf(builders.HostKey("any")))
+		secret := &corev1.Secret{}
+		Expect(apiServer.Get(ctx, client.ObjectKey{Namespace: "default", Name: "builder-key"}, secret)).To(Succeed())
+		Expect(secret.Type).To(Equal(corev1.SecretTypeSSHAuth))
+		Expect(secret.Labels).To(HaveKeyWithValue(v1alpha1.CredentialLabel, "true"))
+	})
+
+	It("takes the NixBuilder of the documentation", func() {
+		for _, manifest := range regexp.MustCompile("(?ms)^```yaml\n(apiVersion: nixbuilder.io/.*?)^```$").FindAllStringSubmatch(documentation(), -1) {
+			apply(manifest[1], "--dry-run=server", "--validate=strict")
+		}
 	})
 
 	It("gives the operator what it needs in every namespace, and no more", func(ctx SpecContext) {
@@ -209,4 +229,20 @@ func expectCRD(ctx SpecContext) {
 	Eventually(func() error {
 		return apiServer.List(ctx, &v1alpha1.NixBuilderList{})
 	}).WithTimeout(patience).WithContext(ctx).Should(Succeed())
+}
+
+// typeCommands runs commands as somebody would who has a key pair in the
+// current directory and a builder that answers ssh-keyscan.
+func typeCommands(commands string) {
+	GinkgoHelper()
+	dir := GinkgoT().TempDir()
+	keyscan := "#!/bin/sh\necho 'linux-1.example.com " + builders.HostKey("any") + "'\n"
+	Expect(os.WriteFile(filepath.Join(dir, "ssh-keyscan"), []byte(keyscan), 0o700)).To(Succeed())
+	Expect(os.WriteFile(filepath.Join(dir, "id_ed25519"), []byte("not a key, but nobody looks"), 0o600)).To(Succeed())
+	Expect(os.Symlink(environment.Kubectl(), filepath.Join(dir, "kubectl"))).To(Succeed())
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", commands)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "KUBECONFIG="+kubeconfig, "HOME="+dir)
+	out, err := cmd.CombinedOutput()
+	Expect(err).NotTo(HaveOccurred(), "%s", out)
 }
