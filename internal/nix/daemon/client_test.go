@@ -60,17 +60,6 @@ type fetched struct {
 	Bytes string
 }
 
-// sampleDerivation returns a derivation and its encoding.
-func sampleDerivation() (*BasicDerivation, string) {
-	drv := &BasicDerivation{
-		Outputs: []DerivationOutput{{Name: "out", Path: pathB}}, InputSources: []string{pathA},
-		Platform: "x86_64-linux", Builder: "/bin/sh", Args: []string{"-c", ":"}, Env: []EnvVar{{"a", "b"}},
-	}
-	drvBytes := word(1) + str("out") + str(pathB) + str("") + str("") + strs(pathA) + str("x86_64-linux") +
-		str("/bin/sh") + strs("-c", ":") + word(1) + str("a") + str("b")
-	return drv, drvBytes
-}
-
 func TestClientOperations(t *testing.T) {
 	t.Parallel()
 	drv, drvBytes := sampleDerivation()

@@ -84,7 +84,8 @@ func (s *Server) flush() error {
 // Fail answers the running operation with err. A *RemoteError passes on as it is,
 // of others the text is sent. Where an upload is still under way, its rest is then
 // read and thrown away, up to Limits.Drain bytes, so that the connection stays in
-// step; an error means that it cannot be used any more.
+// step; an error means that it cannot be used any more. That waits for the client,
+// and only closing the connection cuts it short.
 //
 // After a *ProtocolError of Next, Fail tells the client what is wrong, and the
 // caller closes.
