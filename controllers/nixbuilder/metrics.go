@@ -27,19 +27,19 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 	builderLabels := []string{"namespace", "builder"}
 	m := &Metrics{
 		endpoints: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "nixbuilder_endpoints",
+			Name: "nixbuilders_endpoints",
 			Help: "Endpoints of a NixBuilder by state.",
 		}, append(builderLabels, "state")),
 		jobs: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "nixbuilder_jobs",
+			Name: "nixbuilders_jobs",
 			Help: "Builds that the endpoints of a NixBuilder which are not cordoned run at once.",
 		}, builderLabels),
 		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "nixbuilder_probes_total",
+			Name: "nixbuilders_probes_total",
 			Help: "Probes that have ended, by the reason of the first step that failed, AllStepsPassed if none did.",
 		}, []string{"reason"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "nixbuilder_probe_duration_seconds",
+			Name:    "nixbuilders_probe_duration_seconds",
 			Help:    "How long probes took, by result.",
 			Buckets: []float64{.05, .1, .2, .5, 1, 2, 5, 10, 20, 60},
 		}, []string{"result"}),

@@ -34,21 +34,21 @@ func TestMetricsOfBuilders(t *testing.T) {
 		{State: v1alpha1.EndpointHealthy}, {State: v1alpha1.EndpointHealthy}, {State: v1alpha1.EndpointSuspect},
 	}})
 	want := `
-# HELP nixbuilder_endpoints Endpoints of a NixBuilder by state.
-# TYPE nixbuilder_endpoints gauge
-nixbuilder_endpoints{builder="mac",namespace="ci",state="Healthy"} 2
-nixbuilder_endpoints{builder="mac",namespace="ci",state="Suspect"} 1
-nixbuilder_endpoints{builder="mac",namespace="ci",state="Unhealthy"} 0
-nixbuilder_endpoints{builder="mac",namespace="ci",state="Unknown"} 0
-# HELP nixbuilder_jobs Builds that the endpoints of a NixBuilder which are not cordoned run at once.
-# TYPE nixbuilder_jobs gauge
-nixbuilder_jobs{builder="mac",namespace="ci"} 8
+# HELP nixbuilders_endpoints Endpoints of a NixBuilder by state.
+# TYPE nixbuilders_endpoints gauge
+nixbuilders_endpoints{builder="mac",namespace="ci",state="Healthy"} 2
+nixbuilders_endpoints{builder="mac",namespace="ci",state="Suspect"} 1
+nixbuilders_endpoints{builder="mac",namespace="ci",state="Unhealthy"} 0
+nixbuilders_endpoints{builder="mac",namespace="ci",state="Unknown"} 0
+# HELP nixbuilders_jobs Builds that the endpoints of a NixBuilder which are not cordoned run at once.
+# TYPE nixbuilders_jobs gauge
+nixbuilders_jobs{builder="mac",namespace="ci"} 8
 `
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "nixbuilder_endpoints", "nixbuilder_jobs"); err != nil {
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "nixbuilders_endpoints", "nixbuilders_jobs"); err != nil {
 		t.Error(err)
 	}
 	metrics.forget(builder)
-	if n, err := testutil.GatherAndCount(registry, "nixbuilder_endpoints", "nixbuilder_jobs"); n != 0 || err != nil {
+	if n, err := testutil.GatherAndCount(registry, "nixbuilders_endpoints", "nixbuilders_jobs"); n != 0 || err != nil {
 		t.Errorf("%d figures of a forgotten builder, error %v", n, err)
 	}
 }
@@ -63,15 +63,15 @@ func TestMetricsOfProbes(t *testing.T) {
 		metrics.ProbeEnded(probe.Key{Namespace: "ci", Name: "mac"}, result)
 	}
 	want := `
-# HELP nixbuilder_probes_total Probes that have ended, by the reason of the first step that failed, AllStepsPassed if none did.
-# TYPE nixbuilder_probes_total counter
-nixbuilder_probes_total{reason="AllStepsPassed"} 2
-nixbuilder_probes_total{reason="UserNotTrusted"} 1
+# HELP nixbuilders_probes_total Probes that have ended, by the reason of the first step that failed, AllStepsPassed if none did.
+# TYPE nixbuilders_probes_total counter
+nixbuilders_probes_total{reason="AllStepsPassed"} 2
+nixbuilders_probes_total{reason="UserNotTrusted"} 1
 `
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "nixbuilder_probes_total"); err != nil {
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "nixbuilders_probes_total"); err != nil {
 		t.Error(err)
 	}
-	if n, err := testutil.GatherAndCount(registry, "nixbuilder_probe_duration_seconds"); n != 2 || err != nil {
+	if n, err := testutil.GatherAndCount(registry, "nixbuilders_probe_duration_seconds"); n != 2 || err != nil {
 		t.Errorf("durations by %d results, error %v", n, err)
 	}
 }

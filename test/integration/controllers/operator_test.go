@@ -89,7 +89,7 @@ var _ = Describe("The operator", func() {
 		Expect(apiServer.Create(withTimeout(ctx), quick("bad").Namespace(namespace).EndpointWith(bad.endpoint("a")).Obj())).To(Succeed())
 		Eventually(get(ctx, namespace, "good")).Should(haveCondition(v1alpha1.ConditionReady, isTrue, "AllHealthy"))
 		Eventually(get(ctx, namespace, "bad")).Should(haveCondition(v1alpha1.ConditionReady, isFalse, "NotAnSSHServer"))
-		probes := func() float64 { return total(o, "nixbuilder_probes_total") }
+		probes := func() float64 { return total(o, "nixbuilders_probes_total") }
 		// The last event and the last ConfigMap may still be under way.
 		settled := probes() + 2
 		Eventually(probes).Should(BeNumerically(">=", settled))
