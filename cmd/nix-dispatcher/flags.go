@@ -49,7 +49,20 @@ type options struct {
 
 // parseFlags reads the flags of the serve command.
 func parseFlags(args []string) (options, error) {
-	o := options{spoolSize: 10 << 30, spooledOutput: 256 << 20}
+	var o options
+	flags := o.flagSet()
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, o.check()
+}
+
+// flagSet returns the flags with their defaults, to be parsed into o.
+func (o *options) flagSet() *flag.FlagSet {
+	o.spoolSize, o.spooledOutput = 10<<30, 256<<20
 	flags := flag.NewFlagSet("nix-dispatcher", flag.ContinueOnError)
 	flags.StringVar(&o.builders, "builders", "/etc/nix-machines/builders.json", "`file` with the builders: builders.json of the operator, or a machines file; watched")
 	flags.StringVar(&o.keysDir, "keys-dir", "/etc/nix-keys", "`directory` with a directory for each credential, holding ssh-privatekey")
@@ -58,7 +71,7 @@ func parseFlags(args []string) (options, error) {
 	flags.StringVar(&o.user, "user", "root", "SSH `user` for lines of a machines file that name none")
 
 	flags.StringVar(&o.volume, "volume", defaultVolume, "`directory` shared with the clients")
-	flags.StringVar(&o.clientPath, "client-path", "", "`path` of the shared directory as clients see it (default: that of -volume)")
+	flags.StringVar(&o.clientPath, "client-path", "", "`path` of the shared directory as clients see it (default: that of --volume)")
 	flags.StringVar(&o.helper, "helper", besideSelf(clientdir.HelperName), "helper program `file` to install for the clients")
 	flags.IntVar(&o.maxLines, "max-lines", 512, "most `lines` of the clients' machines file")
 
@@ -72,21 +85,15 @@ func parseFlags(args []string) (options, error) {
 
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn, error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
-	if err := flags.Parse(args); err != nil {
-		return o, err
-	}
-	if flags.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
-	return o, o.check()
+	return flags
 }
 
 func (o options) check() error {
 	switch {
 	case o.logFormat != "text" && o.logFormat != "json":
-		return fmt.Errorf("-log-format is %q: it must be text or json", o.logFormat)
+		return fmt.Errorf("--log-format is %q: it must be text or json", o.logFormat)
 	case o.maxLines < 1:
-		return errors.New("-max-lines must be at least 1")
+		return errors.New("--max-lines must be at least 1")
 	case o.openTimeout <= 0 || o.locateTimeout <= 0 || o.shutdownTimeout < 0:
 		return errors.New("timeouts must be positive")
 	case o.clientPath != "" && !filepath.IsAbs(o.clientPath) || o.clientPath == "" && !filepath.IsAbs(o.volume):

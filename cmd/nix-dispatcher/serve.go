@@ -87,10 +87,10 @@ func follow(documents <-chan inventory.Document, builders *fleet.Fleet, director
 	for document := range documents {
 		builders.Update(document)
 		changed, err := directory.Publish(builders.Builders())
-		switch {
-		case err != nil:
-			log.Error("Machines file for clients was not written", "error", err)
-		case changed:
+		if err != nil {
+			log.Error("Machines file for clients is not complete", "error", err)
+		}
+		if changed {
 			log.Info("Wrote the machines file for clients", "builders", len(document.Builders))
 		}
 	}

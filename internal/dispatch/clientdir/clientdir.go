@@ -95,13 +95,10 @@ func (d *Directory) Install() error {
 }
 
 // Publish writes the machines file for the classes of builders, and makes the
-// classes known to Lookup. It reports whether the file has changed.
+// classes known to Lookup. It reports whether the file has changed. A class that
+// cannot be written for every Nix is left out and named in the error.
 func (d *Directory) Publish(builders []scheduler.Builder) (changed bool, err error) {
-	lines := scheduler.Lines(builders, d.opts.MaxLines)
-	content, err := d.render(lines)
-	if err != nil {
-		return false, fmt.Errorf("write the machines file for clients: %w", err)
-	}
+	content, lines, leftOut := d.render(scheduler.Lines(builders, d.opts.MaxLines))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, line := range lines {
@@ -109,14 +106,14 @@ func (d *Directory) Publish(builders []scheduler.Builder) (changed bool, err err
 		d.known[name] = known{class: line.Class, slots: max(line.Slots, d.known[name].slots)}
 	}
 	if d.content != nil && bytes.Equal(d.content, content) {
-		return false, nil
+		return false, leftOut
 	}
 	err = replace(filepath.Join(d.opts.Path, MachinesName), bytes.NewReader(content), 0o644)
 	if err != nil {
 		return false, fmt.Errorf("write the machines file for clients: %w", err)
 	}
 	d.content = content
-	return true, nil
+	return true, leftOut
 }
 
 // Lookup returns the class that a client's line stands for. The error says
@@ -134,38 +131,50 @@ func (d *Directory) Lookup(target connect.Target) (scheduler.Class, error) {
 	return k.class, nil
 }
 
-// render gives the machines file. Without lines it is one comment: an empty
-// list would make clients give up remote builds for the rest of their run.
-func (d *Directory) render(lines []scheduler.Line) ([]byte, error) {
-	var list []machines.Machine
-	helper := filepath.Join(d.opts.ClientPath, HelperName)
-	for _, line := range lines {
-		for slot := range line.Slots {
-			target := connect.Target{Class: line.Class.Name(), Slot: slot}
-			if err := target.Validate(); err != nil {
-				return nil, err
-			}
-			list = append(list, machines.Machine{
-				URI: machines.StoreURI{
-					// With exactly this host Nix runs the program itself
-					// instead of ssh.
-					Scheme: "ssh-ng",
-					Host:   "localhost",
-					Params: map[string]string{
-						machines.ParamRemoteProgram: helper,
-						machines.ParamRemoteStore:   target.String(),
-					},
-				},
-				Systems:           []string{line.Class.System},
-				MaxJobs:           1,
-				SpeedFactor:       float64(line.Speed),
-				SupportedFeatures: line.Class.Features,
-				MandatoryFeatures: line.Class.Mandatory,
-			})
+// render gives the machines file and the lines in it. Without lines it is one
+// comment: an empty list would make clients give up remote builds for the rest of
+// their run.
+func (d *Directory) render(all []scheduler.Line) (content []byte, lines []scheduler.Line, leftOut error) {
+	for _, line := range all {
+		text, err := d.renderLine(line)
+		if err != nil {
+			leftOut = errors.Join(leftOut, fmt.Errorf("no lines for builds of %s: %w", line.Class, err))
+			continue
 		}
+		content = append(content, text...)
+		lines = append(lines, line)
 	}
-	if len(list) == 0 {
-		return []byte("# nix-dispatcher knows no builders yet\n"), nil
+	if len(content) == 0 {
+		content = []byte("# nix-dispatcher knows no builders yet\n")
+	}
+	return content, lines, leftOut
+}
+
+// renderLine gives the lines of one class, which differ in their slot.
+func (d *Directory) renderLine(line scheduler.Line) ([]byte, error) {
+	var list []machines.Machine
+	for slot := range line.Slots {
+		target := connect.Target{Class: line.Class.Name(), Slot: slot}
+		if err := target.Validate(); err != nil {
+			return nil, err
+		}
+		list = append(list, machines.Machine{
+			URI: machines.StoreURI{
+				// With exactly this host Nix runs the program itself instead
+				// of ssh.
+				Scheme: "ssh-ng",
+				Host:   "localhost",
+				Params: map[string]string{
+					machines.ParamRemoteProgram: filepath.Join(d.opts.ClientPath, HelperName),
+					machines.ParamRemoteStore:   target.String(),
+				},
+			},
+			Systems:           []string{line.Class.System},
+			MaxJobs:           1,
+			SpeedFactor:       float64(line.Speed),
+			SupportedFeatures: line.Class.Features,
+			MandatoryFeatures: line.Class.Mandatory,
+		})
 	}
 	return machines.Format(list)
 }

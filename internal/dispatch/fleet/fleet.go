@@ -46,7 +46,8 @@ type Conn interface {
 type Stream interface {
 	io.ReadWriteCloser
 	// Stderr returns the end of what the command has written to its standard
-	// error.
+	// error. It is asked when something went wrong, and may wait a moment for
+	// the command's last words.
 	Stderr() string
 }
 

@@ -91,7 +91,21 @@ func (c sshConn) Start(ctx context.Context, command string) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return session, nil
+	return sshStream{session}, nil
+}
+
+// lastWords is how long a command that has failed may take to say why: its
+// output can end before its standard error has arrived.
+const lastWords = 500 * time.Millisecond
+
+// sshStream adapts an SSH session to Stream.
+type sshStream struct{ *sshconn.Session }
+
+func (s sshStream) Stderr() string {
+	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	_, _ = s.Wait(ctx) // whatever came of it, what was written counts
+	return s.Session.Stderr()
 }
 
 func address(e inventory.Endpoint) string {
