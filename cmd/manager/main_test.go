@@ -28,8 +28,10 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/version"
 )
 
+// Tests that define the flags are not parallel: --kubeconfig is stored in a
+// variable of controller-runtime's.
+
 func TestParse(t *testing.T) {
-	t.Parallel()
 	tests := map[string]struct {
 		arguments []string
 		get       func(*options) string
@@ -47,7 +49,6 @@ func TestParse(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			o, err := parse(tc.arguments, &bytes.Buffer{})
 			if tc.wantError != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.wantError) {
@@ -66,7 +67,6 @@ func TestParse(t *testing.T) {
 }
 
 func TestDefaultDeniedRanges(t *testing.T) {
-	t.Parallel()
 	o, err := parse(nil, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +77,6 @@ func TestDefaultDeniedRanges(t *testing.T) {
 }
 
 func TestFlagsAreDocumented(t *testing.T) {
-	t.Parallel()
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "flags.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +150,6 @@ func levelsOf(logger logr.Logger, output *bytes.Buffer) []string {
 }
 
 func TestRunPrintsVersion(t *testing.T) {
-	t.Parallel()
 	var stdout, stderr bytes.Buffer
 	if err := run(t.Context(), []string{"--version"}, &stdout, &stderr); err != nil {
 		t.Fatal(err)
