@@ -41,7 +41,7 @@ func TestE2E(t *testing.T) {
 	RegisterFailHandler(Fail)
 	suite, reporter := GinkgoConfiguration()
 	suite.Timeout = 25 * time.Minute
-	RunSpecs(t, "Real Nix through the dispatcher", Label("e2e"), suite, reporter)
+	RunSpecs(t, "Operator and dispatcher with real Nix", Label("e2e"), suite, reporter)
 }
 
 var _ = BeforeSuite(func(ctx context.Context) {
@@ -51,7 +51,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	DeferCleanup(func() { Expect(lab.Close()).To(Succeed()) })
 
 	programs = filepath.Join(lab.Dir(), "bin")
-	build := exec.CommandContext(ctx, "go", "build", "-o", programs+"/", "./cmd/nix-dispatcher", "./cmd/nix-dispatch-connect")
+	build := exec.CommandContext(ctx, "go", "build", "-o", programs+"/", "./cmd/...")
 	build.Dir = filepath.Join("..", "..")
 	// The flags of `make build`, so that both share what they compile.
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -buildvcs=false")
