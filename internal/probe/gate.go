@@ -16,7 +16,7 @@ const (
 	hostPatience = 2 * time.Second
 	// turnPatience is how long a handshake counts as busy. Its computations take
 	// milliseconds; one that takes longer is waiting for its peer.
-	turnPatience = time.Second
+	turnPatience = 250 * time.Millisecond
 )
 
 // gate bounds what probes do at the same time, in a way that peers that do not

@@ -204,7 +204,7 @@ func TestCloseFreesEverybody(t *testing.T) {
 			t.Parallel()
 			server := sshtest.New(t, sshtest.Behavior{Exec: func(_ string, stdio sshtest.Stdio) int {
 				_, _ = stdio.Stdin.Read(make([]byte, 1))
-				<-t.Context().Done()
+				<-stdio.Done
 				return 0
 			}})
 			conn := dialWell(t, configFor(t, server))

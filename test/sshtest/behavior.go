@@ -19,6 +19,9 @@ const KilledBySignal = -1
 // Stdio is what a command is connected to. The input ends when the client closes it
 // or goes away.
 type Stdio struct {
+	// Done is closed when the session is over on the client's side; commands that do
+	// not read their input end then.
+	Done   <-chan struct{}
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer

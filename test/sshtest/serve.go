@@ -149,6 +149,8 @@ func (s *Server) session(offered ssh.NewChannel, b Behavior) {
 	defer func() { _ = channel.Close() }()
 	var work sync.WaitGroup
 	defer work.Wait()
+	done := make(chan struct{})
+	defer close(done)
 	for request := range requests {
 		if request.Type != "exec" {
 			_ = request.Reply(false, nil)
@@ -169,17 +171,17 @@ func (s *Server) session(offered ssh.NewChannel, b Behavior) {
 			continue
 		}
 		_ = request.Reply(true, nil)
-		work.Go(func() { run(channel, exec.Command, b) })
+		work.Go(func() { run(channel, done, exec.Command, b) })
 	}
 }
 
 // run runs a command and ends the session with its status.
-func run(channel ssh.Channel, command string, b Behavior) {
+func run(channel ssh.Channel, done <-chan struct{}, command string, b Behavior) {
 	exec := b.Exec
 	if exec == nil {
 		exec = notFound
 	}
-	status := exec(command, Stdio{Stdin: channel, Stdout: channel, Stderr: channel.Stderr()})
+	status := exec(command, Stdio{Done: done, Stdin: channel, Stdout: channel, Stderr: channel.Stderr()})
 	_ = channel.CloseWrite()
 	switch {
 	case b.Fault == FaultNoExitStatus:

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package probe
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
+	"nixbuilder.io/nix-builder-operator/test/sshtest"
+)
+
+const (
+	storeCommand  = "nix-store "
+	configCommand = "nix --extra-experimental-features nix-command config show"
+	oldCommand    = "nix --extra-experimental-features nix-command show-config"
+)
+
+func TestSystems(t *testing.T) {
+	t.Parallel()
+	oldVersion := strings.Replace(versionOutput, "2.34.8", "2.8.0", 1)
+	tests := map[string]struct {
+		commands   map[string]sshtest.Exec
+		change     func(*Target)
+		wantReason Reason
+		wantWords  []string
+		want       *Facts // Systems, Features, MaxJobs, Cores
+	}{
+		"all there": {wantReason: ReasonSystemsVerified},
+		"nothing declared": {
+			change:     func(t *Target) { t.Systems, t.Features = nil, nil },
+			wantReason: ReasonSystemsVerified,
+		},
+		"a system is missing": {
+			change:     func(t *Target) { t.Systems = []string{"aarch64-linux", "x86_64-linux"} },
+			wantReason: ReasonSystemsNotConfirmed, wantWords: []string{"aarch64-linux is not", "x86_64-linux, i686-linux", "extra-platforms"},
+		},
+		"a feature is missing": {
+			change:     func(t *Target) { t.Features = []string{"kvm"} },
+			wantReason: ReasonFeaturesNotConfirmed, wantWords: []string{"kvm is not", "/dev/kvm"},
+		},
+		"discovery disabled": {
+			change:     func(t *Target) { t.Discovery = false },
+			wantReason: ReasonDiscoveryDisabled, want: &Facts{},
+		},
+		"no nix-store": {
+			commands:   map[string]sshtest.Exec{storeCommand: fail(127, "not found")},
+			wantReason: ReasonDiscoveryUnavailable, want: &Facts{},
+		},
+		"forced command": {
+			// Whatever is asked for, the protocol's server answers.
+			commands:   map[string]sshtest.Exec{storeCommand: hang, "nix ": hang},
+			wantReason: ReasonDiscoveryUnavailable, want: &Facts{},
+		},
+		"forced command that prints": {
+			commands:   map[string]sshtest.Exec{storeCommand: print("nxid and more")},
+			wantReason: ReasonDiscoveryUnavailable, want: &Facts{},
+		},
+		"hangs": {
+			commands: map[string]sshtest.Exec{storeCommand: func(_ string, stdio sshtest.Stdio) int {
+				<-stdio.Done
+				return 0
+			}},
+			change:     func(t *Target) { t.Timeout = shortTimeout },
+			wantReason: ReasonDiscoveryUnavailable, want: &Facts{},
+		},
+		"no nix-command": {
+			commands:   map[string]sshtest.Exec{"nix ": fail(1, "error")},
+			change:     func(t *Target) { t.Features = nil },
+			wantReason: ReasonSystemsVerified,
+			want:       &Facts{Systems: []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"}},
+		},
+		"no nix-command, but features declared": {
+			commands:   map[string]sshtest.Exec{"nix ": fail(1, "error")},
+			wantReason: ReasonDiscoveryUnavailable,
+			want:       &Facts{Systems: []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"}},
+		},
+		"before 2.20": {
+			commands: map[string]sshtest.Exec{
+				storeCommand: print(oldVersion), oldCommand: print(configOutput), configCommand: fail(1, "unknown"),
+			},
+			wantReason: ReasonSystemsVerified,
+		},
+		"Lix": {
+			commands: map[string]sshtest.Exec{
+				storeCommand: print(strings.Replace(versionOutput, "(Nix) 2.34.8", "(Lix, like Nix) 2.90.0", 1)),
+				oldCommand:   print(configOutput), configCommand: fail(1, "unknown"),
+			},
+			wantReason: ReasonSystemsVerified,
+		},
+		"JSON of something else": {
+			commands:   map[string]sshtest.Exec{"nix ": print(`{"system":"x"}`)},
+			wantReason: ReasonDiscoveryUnavailable,
+			want:       &Facts{Systems: []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"}},
+		},
+		"endless": {
+			commands: map[string]sshtest.Exec{storeCommand: func(_ string, stdio sshtest.Stdio) int {
+				for {
+					if _, err := fmt.Fprint(stdio.Stdout, strings.Repeat("x", 1<<16)); err != nil {
+						return 0
+					}
+				}
+			}},
+			wantReason: ReasonDiscoveryUnavailable, want: &Facts{},
+		},
+		"hostile names": {
+			commands: map[string]sshtest.Exec{configCommand: print(
+				`{"system":{"value":"x86_64-linux"},"extra-platforms":{"value":["a b","c\n d","e,f","` + strings.Repeat("x", 65) + `",""]},` +
+					`"system-features":{"value":["big-parallel","\u001b[31m"]},"max-jobs":{"value":-3}}`)},
+			wantReason: ReasonSystemsVerified,
+			want:       &Facts{Systems: []string{"x86_64-linux"}, Features: []string{"big-parallel"}},
+		},
+		"hostile system": {
+			commands:   map[string]sshtest.Exec{configCommand: print(`{"system":{"value":"a b"}}`), oldCommand: fail(1, "")},
+			wantReason: ReasonDiscoveryUnavailable,
+			want:       &Facts{Systems: []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"}},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nix := newNix(t, daemontest.Options{})
+			for beginning, exec := range tc.commands {
+				nix.commands[beginning] = exec
+			}
+			target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: nix.exec}))
+			if tc.change != nil {
+				tc.change(&target)
+			}
+			result, _ := probeOnce(t, target)
+			if failure, failed := result.Failure(); failed {
+				t.Fatalf("it blocks: %+v", failure)
+			}
+			got := result.Outcome(StepSystemsVerified)
+			t.Log(got.Message)
+			if got.Reason != tc.wantReason {
+				t.Errorf("got %+v, want %s", got, tc.wantReason)
+			}
+			for _, word := range tc.wantWords {
+				if !strings.Contains(got.Message, word) {
+					t.Errorf("message %q lacks %q", got.Message, word)
+				}
+			}
+			want := tc.want
+			if want == nil {
+				want = &Facts{
+					Systems:  []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"},
+					Features: []string{"benchmark", "big-parallel", "nixos-test"}, MaxJobs: 4, Cores: 8,
+				}
+			}
+			f := result.Facts
+			if diff := cmp.Diff(*want, Facts{Systems: f.Systems, Features: f.Features, MaxJobs: f.MaxJobs, Cores: f.Cores}); diff != "" {
+				t.Errorf("facts (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestSystemsAreAskedSeldom: the builder need not start two programs for every probe,
+// and one that cannot answer once loses nothing.
+func TestSystemsAreAskedSeldom(t *testing.T) {
+	t.Parallel()
+	nix := newNix(t, daemontest.Options{})
+	var asked, broken atomic.Int32
+	nix.commands[storeCommand] = func(command string, stdio sshtest.Stdio) int {
+		asked.Add(1)
+		if broken.Load() > 0 {
+			return 1
+		}
+		return print(versionOutput)(command, stdio)
+	}
+	server := sshtest.New(t, sshtest.Behavior{Exec: nix.exec})
+	target := targetFor(t, server)
+	result, known := probeOnce(t, target)
+	expectAsked := func(want int32, why string) {
+		t.Helper()
+		if got := asked.Load(); got != want || result.Outcome(StepSystemsVerified).Reason != ReasonSystemsVerified {
+			t.Errorf("%s: asked %d times, want %d; %+v", why, got, want, result.Outcome(StepSystemsVerified))
+		}
+	}
+	expectAsked(1, "at first")
+	result, known = probeAgain(t, target, known)
+	expectAsked(1, "soon after")
+	known.offerUntil = time.Now().Add(-time.Second)
+	broken.Store(1)
+	result, known = probeAgain(t, target, known)
+	expectAsked(2, "later, without an answer")
+	result, known = probeAgain(t, target, known)
+	expectAsked(2, "soon after that")
+	broken.Store(0)
+
+	// It comes back from an outage, perhaps with another configuration.
+	server.Set(sshtest.Behavior{Fault: sshtest.FaultHangUp})
+	_, known = probeAgain(t, target, known)
+	server.Set(sshtest.Behavior{Exec: nix.exec})
+	result, known = probeAgain(t, target, known)
+	expectAsked(3, "after an outage")
+
+	known.facts.NixVersion = "2.8.0"
+	result, _ = probeAgain(t, target, known)
+	expectAsked(4, "after an update")
+}
+
+func TestNames(t *testing.T) {
+	t.Parallel()
+	many := make([]string, 2*maxNames)
+	for i := range many {
+		many[i] = fmt.Sprint("f", i)
+	}
+	if got := names(many...); len(got) != maxNames {
+		t.Errorf("%d names", len(got))
+	}
+	if diff := cmp.Diff([]string{"a", "b"}, names(" a ", "b", "a", "", "c'", `d"`, "e;", "ü")); diff != "" {
+		t.Error(diff)
+	}
+}
