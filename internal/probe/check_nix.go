@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
@@ -111,8 +112,10 @@ const exitPatience = 2 * time.Second
 // the exit status and the last words on standard error are there afterwards.
 type daemonStdio struct {
 	*sshconn.Session
-	ctx context.Context
+	ctx    context.Context
+	closed sync.Once
 
+	// Set by Close.
 	status sshconn.ExitStatus
 	exited bool
 	lost   error
@@ -121,6 +124,11 @@ type daemonStdio struct {
 // Close ends the program's input, waits a moment for its end and closes the
 // session. Where the time for the whole is over, it does not wait.
 func (s *daemonStdio) Close() error {
+	s.closed.Do(s.close)
+	return nil
+}
+
+func (s *daemonStdio) close() {
 	_ = s.CloseWrite()
 	ctx, cancel := context.WithTimeout(s.ctx, exitPatience)
 	defer cancel()
@@ -130,7 +138,7 @@ func (s *daemonStdio) Close() error {
 	} else if kind := sshconn.KindOf(err); kind != "" {
 		s.lost = err
 	}
-	return s.Session.Close()
+	_ = s.Session.Close()
 }
 
 // notStarted explains why the command could not be started at all.
