@@ -134,7 +134,7 @@ func (b *build) place(ctx context.Context) (*placement, error) {
 	}
 	if n := len(b.lost); n > 0 {
 		last := b.lost[n-1]
-		line := fmt.Sprintf("builder %s lost (%v): rebuilding on %s", last.Builder, last.Err, p.builder)
+		line := fmt.Sprintf("builder %s lost (%s): rebuilding on %s", last.Builder, last.Brief(), p.builder)
 		if err := s.say(line); err != nil {
 			p.release()
 			return nil, err

@@ -19,6 +19,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,6 +31,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
+	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
 // Conn is a connection to a builder, on which commands are started.
@@ -200,3 +202,15 @@ func (e *LostError) Error() string {
 }
 
 func (e *LostError) Unwrap() error { return e.Err }
+
+// Brief says what happened in a few words, for people who wait for a build.
+func (e *LostError) Brief() string {
+	kind := sshconn.KindOf(e.Err)
+	switch {
+	case kind != "":
+		return string(kind)
+	case errors.Is(e.Err, io.EOF), errors.Is(e.Err, io.ErrUnexpectedEOF), errors.Is(e.Err, io.ErrClosedPipe):
+		return "its nix-daemon ended"
+	}
+	return e.Err.Error()
+}

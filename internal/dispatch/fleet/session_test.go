@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
+	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
 const (
@@ -233,4 +235,21 @@ func TestDaemonThatDoesNotStart(t *testing.T) {
 			t.Errorf("the builder is %q", down)
 		}
 	})
+}
+
+func TestBrief(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		err  error
+		want string
+	}{
+		"ssh":    {fmt.Errorf("read: %w", &sshconn.Error{Kind: sshconn.KindLost, Address: "one:22"}), "connection lost"},
+		"daemon": {fmt.Errorf("read: %w", io.ErrUnexpectedEOF), "its nix-daemon ended"},
+		"silent": {errSilent, "no answer in time"},
+	}
+	for name, tc := range tests {
+		if got := (&LostError{Builder: "b/one", Err: tc.err}).Brief(); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
 }
