@@ -97,7 +97,7 @@ var _ = Describe("Uploads", Serial, func() {
 	It("run in parallel: three take about as long as one", func(ctx context.Context) {
 		const (
 			size = 6 << 20
-			rate = 2 << 20
+			rate = 1 << 20
 		)
 		var lines []string
 		for i := range 3 {
