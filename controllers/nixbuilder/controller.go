@@ -204,7 +204,7 @@ func (r *Reconciler) store(ctx context.Context, s *scope) error {
 	case err != nil:
 		return fmt.Errorf("write status: %w", err)
 	}
-	for _, t := range transitions(&s.builder.Status, &status) {
+	for _, t := range transitions(&s.builder.Status, &status, s.pins) {
 		ctrl.LoggerFrom(ctx).Info("NixBuilder changed", "endpoint", t.endpoint, "reason", t.reason, "note", t.note)
 		t.emit(r.recorder, changed)
 	}

@@ -65,8 +65,9 @@ func (t transition) emit(recorder events.EventRecorder, builder *v1alpha1.NixBui
 	recorder.Eventf(about, nil, eventType, t.reason, t.action, "%s", clip(t.note, maxNote))
 }
 
-// transitions compares the status before a pass with the one after it.
-func transitions(before, after *v1alpha1.NixBuilderStatus) []transition {
+// transitions compares the status before a pass with the one after it. pins has
+// the endpoints that are held to the host key they showed first.
+func transitions(before, after *v1alpha1.NixBuilderStatus, pins map[string]string) []transition {
 	var all []transition
 	all = append(all, conditionTransitions(before, after, v1alpha1.ConditionAccepted, actionAccept)...)
 	all = append(all, conditionTransitions(before, after, v1alpha1.ConditionCredentialsValid, actionCredentials)...)
@@ -76,7 +77,9 @@ func transitions(before, after *v1alpha1.NixBuilderStatus) []transition {
 		if old == nil {
 			old = &v1alpha1.EndpointStatus{State: v1alpha1.EndpointUnknown}
 		}
-		all = append(all, pinTransitions(old, entry)...)
+		if _, ok := pins[entry.Name]; ok {
+			all = append(all, pinTransitions(old, entry)...)
+		}
 		all = append(all, endpointTransitions(old, entry)...)
 	}
 	all = append(all, cordonTransitions(before, after)...)
@@ -134,19 +137,17 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
 	return []transition{{warning: true, endpoint: entry.Name, reason: entry.Reason, action: actionProbe, note: about(entry)}}
 }
 
-// pinTransitions tells which host key a machine is held to from now on. A key
-// that the spec names is verified, not pinned, but recorded in the same field;
-// that is told too, once.
+// pinTransitions tells which host key a machine is held to from now on.
 func pinTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
 	switch {
 	case entry.HostKey == old.HostKey || entry.HostKey == "":
 		return nil
 	case old.HostKey == "":
 		return []transition{{endpoint: entry.Name, reason: reasonHostKeyPinned, action: actionPin, note: fmt.Sprintf(
-			"%s: host key %s recorded", entry.Name, fingerprint(entry.HostKey))}}
+			"%s: host key %s seen first and pinned", entry.Name, fingerprint(entry.HostKey))}}
 	}
 	return []transition{{endpoint: entry.Name, reason: reasonHostKeyReplaced, action: actionPin, note: fmt.Sprintf(
-		"%s: host key %s recorded in place of %s", entry.Name, fingerprint(entry.HostKey), fingerprint(old.HostKey))}}
+		"%s: host key %s pinned in place of %s", entry.Name, fingerprint(entry.HostKey), fingerprint(old.HostKey))}}
 }
 
 // cordonTransitions tells that machines were taken out of use or back into it.

@@ -38,6 +38,7 @@ func TestTransitions(t *testing.T) {
 
 	tests := map[string]struct {
 		before, after status
+		pins          map[string]string
 		want          []string
 	}{
 		"first pass": {
@@ -46,7 +47,11 @@ func TestTransitions(t *testing.T) {
 		"healthy for the first time": {
 			before: status{Conditions: conditions("Ready", "Unknown", "NotProbed")},
 			after:  status{Conditions: conditions("Ready", "True", "AllHealthy"), Endpoints: healthy},
-			want:   []string{"Normal HostKeyPinned a", "Normal Healthy a", "Normal AllHealthy"},
+			want:   []string{"Normal Healthy a", "Normal AllHealthy"},
+		},
+		"trusted on first use": {
+			after: status{Endpoints: healthy}, pins: map[string]string{"a": builders.HostKey("a")},
+			want: []string{"Normal HostKeyPinned a", "Normal Healthy a"},
 		},
 		"refused at the first pass": {
 			after: status{Conditions: conditions("Accepted", "False", "DuplicateEndpoint", "Ready", "False", "DuplicateEndpoint")},
@@ -92,6 +97,7 @@ func TestTransitions(t *testing.T) {
 		"another host key": {
 			before: status{Endpoints: healthy},
 			after:  status{Endpoints: []v1alpha1.EndpointStatus{{Name: "a", State: v1alpha1.EndpointHealthy, HostKey: builders.HostKey("b")}}},
+			pins:   map[string]string{"a": builders.HostKey("b")},
 			want:   []string{"Normal HostKeyReplaced a"},
 		},
 		"cordoned": {
@@ -105,7 +111,7 @@ func TestTransitions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for _, transition := range transitions(&tc.before, &tc.after) {
+			for _, transition := range transitions(&tc.before, &tc.after, tc.pins) {
 				kind := "Normal"
 				if transition.warning {
 					kind = "Warning"

@@ -78,9 +78,7 @@ var _ = Describe("The nixbuilder controller", func() {
 			HaveField("Healthy", "2/2"), HaveField("Systems", "x86_64-linux"), HaveField("Jobs", int32(8)), HaveField("Nix", "2.34.8")))
 		Expect(builder.Status.Endpoint("mac-1").Credential).To(Equal(builders.DefaultSecret))
 		Expect(h.events()).To(ConsistOf(
-			HavePrefix("Normal HostKeyPinned mac-1"), HavePrefix("Normal Healthy mac-1"),
-			HavePrefix("Normal HostKeyPinned mac-2"), HavePrefix("Normal Healthy mac-2"),
-			HavePrefix("Normal AllHealthy"),
+			HavePrefix("Normal Healthy mac-1"), HavePrefix("Normal Healthy mac-2"), HavePrefix("Normal AllHealthy"),
 		))
 
 		message := "mac-2 (mac-2.example.com:22): connection refused"
