@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/dispatch"
@@ -56,24 +57,31 @@ func serve(ctx context.Context, o options) (err error) {
 		Version:   version.String(),
 		Logger:    log,
 	})
-	watching, stopWatching := context.WithCancel(context.Background())
-	defer stopWatching()
-	documents := inventory.Watch(watching, o.builders, inventory.WatchOptions{
+	// Builders are followed as long as builds run, also after SIGTERM.
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	documents := inventory.Watch(following, o.builders, inventory.WatchOptions{
 		Logger: log, File: inventory.FileOptions{User: o.user},
 	})
-	go follow(documents, builders, directory, log)
+	var follower sync.WaitGroup
+	follower.Go(func() { follow(documents, builders, directory, log) })
+	defer follower.Wait()
+	defer stop()
+	return serveUntil(ctx, server, listener, o.shutdownTimeout, log)
+}
 
+// serveUntil serves until ctx ends and then gives builds some time to finish.
+func serveUntil(ctx context.Context, server *dispatch.Server, listener net.Listener, grace time.Duration, log *slog.Logger) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
-	log.Info("Dispatcher started", "socket", directory.Socket(), "version", version.String())
+	log.Info("Dispatcher started", "socket", listener.Addr().String(), "version", version.String())
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	log.Info("Dispatcher stops; running builds may finish", "within", o.shutdownTimeout)
+	log.Info("Dispatcher stops; running builds may finish", "within", grace)
 	began := time.Now()
-	limit, cancel := context.WithTimeout(context.Background(), o.shutdownTimeout)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
 		log.Warn("Builds were cut short", "error", err)

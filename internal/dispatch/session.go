@@ -96,8 +96,12 @@ func (s *session) greet() (refusal, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.conn.SetDeadline(time.Time{}); err != nil {
+		s.daemon.Close()
+		return nil, err
+	}
 	s.hook = s.server.hooks.join(header.HookKey())
-	return refusal, s.conn.SetDeadline(time.Time{})
+	return refusal, nil
 }
 
 // release gives everything back.

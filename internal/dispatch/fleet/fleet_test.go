@@ -152,6 +152,32 @@ func TestLostConnectionMarksTheBuilderAtOnce(t *testing.T) {
 	})
 }
 
+func TestMuteConnectionIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		f, n := newFleet(t, m)
+		open(t, f).Close()
+		m.mu.Lock()
+		m.mute = true
+		m.mu.Unlock()
+		began := time.Now()
+		_, err := f.Open(t.Context(), "b/one")
+		lost(t, err, errSilent)
+		if took := time.Since(began); took != 15*time.Second {
+			t.Errorf("took %v, want the limit", took)
+		}
+		if down := n.down(t, "b/one"); down != "does not answer" {
+			t.Errorf("the builder is %q", down)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		open(t, f).Close()
+		if dials, open := m.counts(); dials != 2 || open != 1 {
+			t.Errorf("%d dials, %d connections open, want a second one in place of the first", dials, open)
+		}
+	})
+}
+
 func TestBuildersFileIsObeyed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		m := newMachine(t, daemontest.Options{})

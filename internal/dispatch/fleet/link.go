@@ -72,8 +72,18 @@ func (l *link) open(ctx context.Context) (*Session, error) {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
+	// It may be dead without the keepalive having noticed yet.
+	l.giveUp()
 	h.fail(err)
 	return nil, &LostError{Builder: h.id, Err: err}
+}
+
+// giveUp keeps new sessions from the connection, and closes it with its last.
+func (l *link) giveUp() {
+	l.host.mu.Lock()
+	defer l.host.mu.Unlock()
+	l.limit = 0
+	l.closeWhenUnused()
 }
 
 // uncount takes back one session. If it was refused while others exist, that is
@@ -203,13 +213,13 @@ func (l *link) close() {
 }
 
 // closeWhenUnused closes a connection that has had no session for a while, or,
-// if its host is retired, now. The host's lock is held.
+// if it can get no more, now. The host's lock is held.
 func (l *link) closeWhenUnused() {
 	if l.sessions > 0 || l.closing {
 		return
 	}
 	wait := linkAge
-	if l.host.retired {
+	if l.host.retired || l.limit == 0 {
 		wait = 0
 	}
 	if l.unused != nil {

@@ -35,8 +35,10 @@ type machine struct {
 	maxSessions int
 	// broken makes new sessions end at once.
 	broken bool
-	dials  int
-	conns  []*wire
+	// mute makes the first connection open no more sessions and say nothing.
+	mute  bool
+	dials int
+	conns []*wire
 }
 
 func newMachine(t *testing.T, opts daemontest.Options) *machine {
@@ -101,7 +103,11 @@ type wire struct {
 	streams map[*stream]struct{}
 }
 
-func (w *wire) Start(_ context.Context, _ string) (Stream, error) {
+func (w *wire) Start(ctx context.Context, _ string) (Stream, error) {
+	if w.mute() {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	select {
@@ -122,6 +128,12 @@ func (w *wire) Start(_ context.Context, _ string) (Stream, error) {
 	}
 	w.streams[s] = struct{}{}
 	return s, nil
+}
+
+func (w *wire) mute() bool {
+	w.machine.mu.Lock()
+	defer w.machine.mu.Unlock()
+	return w.machine.mute && w == w.machine.conns[0]
 }
 
 func (w *wire) end(err error) {
