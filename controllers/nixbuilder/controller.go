@@ -5,7 +5,6 @@ package nixbuilder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -99,7 +98,9 @@ func NewReconciler(options Options) *Reconciler {
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Register runs the Reconciler in a manager, on the leader alone.
+// Register runs the Reconciler in a manager, on the leader alone. Its own writes
+// of status come back to it too: a pass over the new copy finds nothing to do,
+// or repairs what one over an old copy has decided.
 func (r *Reconciler) Register(mgr ctrl.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("nixbuilder").
@@ -191,7 +192,6 @@ func (r *Reconciler) store(ctx context.Context, s *scope) error {
 	changed.Status = status
 	patch := client.MergeFromWithOptions(s.builder, client.MergeFromWithOptimisticLock{})
 	err := r.client.Status().Patch(ctx, changed, patch)
-	var conflict apierrors.APIStatus
 	switch {
 	case apierrors.IsConflict(err):
 		// The cache was behind; with its next update comes the next pass.
@@ -199,7 +199,7 @@ func (r *Reconciler) store(ctx context.Context, s *scope) error {
 		return nil
 	case apierrors.IsNotFound(err):
 		return nil
-	case errors.As(err, &conflict) && apierrors.IsInvalid(err):
+	case apierrors.IsInvalid(err):
 		return reconcile.TerminalError(fmt.Errorf("write status, which breaks the rules of the CRD that is installed: %w", err))
 	case err != nil:
 		return fmt.Errorf("write status: %w", err)

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
@@ -29,7 +30,7 @@ const (
 // that cannot be used is a verdict; only trouble with the API server is an
 // error.
 func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
-	if s.accepted.status != "True" {
+	if s.accepted.status != metav1.ConditionTrue {
 		s.credentialsValid = unknown(v1alpha1.ReasonNotAccepted, notAcceptedMessage)
 		return nil
 	}

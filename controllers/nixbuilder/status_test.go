@@ -209,7 +209,7 @@ func TestStatusSurvivesARestart(t *testing.T) {
 			builder := one().Obj()
 			builder.Status = newScope(builder, snapshots(snapshot)).status()
 
-			kept := restored(&builder.Status.Endpoints[0], "a.example.com:22")
+			kept := restored(&builder.Status.Endpoints[0], "a.example.com:22", testTime)
 			if kept == nil {
 				t.Fatal("nothing is restored")
 			}
@@ -233,7 +233,7 @@ func TestNotRestored(t *testing.T) {
 	for name, status := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := restored(status, "a.example.com:22"); got != nil {
+			if got := restored(status, "a.example.com:22", testTime); got != nil {
 				t.Errorf("restored = %+v, want nothing", got)
 			}
 		})

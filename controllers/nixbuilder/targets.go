@@ -68,7 +68,7 @@ func (s *scope) target(endpoint *v1alpha1.Endpoint) probe.Target {
 		Interval:               time.Duration(spec.Probe.IntervalSeconds) * time.Second,
 		Timeout:                time.Duration(spec.Probe.TimeoutSeconds) * time.Second,
 		FailureThreshold:       int(spec.Probe.FailureThreshold),
-		Restored:               restored(s.builder.Status.Endpoint(endpoint.Name), endpoint.Address()),
+		Restored:               restored(s.builder.Status.Endpoint(endpoint.Name), endpoint.Address(), s.now),
 	}
 }
 
@@ -80,8 +80,9 @@ func union(a, b []string) []string {
 }
 
 // restored makes of an endpoint's status what the prober knew when it was
-// written, or nil if it says nothing about the machine at that address.
-func restored(status *v1alpha1.EndpointStatus, address string) *probe.Snapshot {
+// written, or nil if it says nothing about the machine at that address. A
+// machine that status calls healthy counts as such until now.
+func restored(status *v1alpha1.EndpointStatus, address string, now time.Time) *probe.Snapshot {
 	if status == nil || status.Address != address || status.State == v1alpha1.EndpointUnknown {
 		return nil
 	}
@@ -113,7 +114,7 @@ func restored(status *v1alpha1.EndpointStatus, address string) *probe.Snapshot {
 	case status.LastHealthyTime != nil:
 		snapshot.LastHealthy = status.LastHealthyTime.Time
 	case status.State == v1alpha1.EndpointHealthy:
-		snapshot.LastHealthy = snapshot.Since
+		snapshot.LastHealthy = now
 	}
 	return snapshot
 }
