@@ -90,25 +90,25 @@ func TestServes(t *testing.T) {
 func TestLines(t *testing.T) {
 	t.Parallel()
 	builders := []Builder{
-		{ID: "a", Systems: []string{"l"}, Supported: []string{"big", "kvm", "x", "ca-derivations"}, Slots: 4, Down: "unreachable"},
+		{ID: "a", Systems: []string{"l"}, Supported: []string{"big", "kvm", "x", "ca-derivations"}, Slots: 5, Down: "unreachable"},
 		{ID: "b", Systems: []string{"l", "d"}, Supported: []string{"big", "kvm", "y"}, Slots: 2},
 		{ID: "g", Systems: []string{"l"}, Mandatory: []string{"gpu"}, Slots: 1},
 		{ID: "c", Systems: []string{"l"}, Mandatory: []string{"ca-derivations"}, Slots: 1},
 	}
 	type row struct {
 		Name  string
-		Slots int
+		Count int
 		Speed int
 	}
 	var got []row
-	for _, line := range Lines(builders, 100) {
-		got = append(got, row{line.Class.Name(), line.Slots, line.Speed})
+	for _, line := range Lines(builders, 1000) {
+		got = append(got, row{line.Class.Name(), line.Count, line.Speed})
 	}
 	want := []row{
-		{"d", 2, 100}, {"d.big", 2, 99}, {"d.kvm", 2, 99}, {"d.y", 2, 99}, {"d.big.kvm.y", 2, 97},
-		{"l", 6, 100}, {"l.big", 6, 99}, {"l.kvm", 6, 99}, {"l.x", 4, 99}, {"l.y", 2, 99},
-		{"l.big.kvm", 6, 98}, {"l.big.kvm.x", 4, 97}, {"l.big.kvm.y", 2, 97},
-		{"l..gpu", 1, 100},
+		{"d", 16, 100}, {"d.big", 16, 99}, {"d.kvm", 16, 99}, {"d.y", 16, 99}, {"d.big.kvm.y", 16, 97},
+		{"l", 28, 100}, {"l.big", 28, 99}, {"l.kvm", 28, 99}, {"l.x", 20, 99}, {"l.y", 16, 99},
+		{"l.big.kvm", 28, 98}, {"l.big.kvm.x", 20, 97}, {"l.big.kvm.y", 16, 97},
+		{"l..gpu", 16, 100},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
@@ -130,19 +130,19 @@ func TestLinesAreBounded(t *testing.T) {
 	t.Parallel()
 	sum := func(lines []Line) (n int) {
 		for _, line := range lines {
-			n += line.Slots
+			n += line.Count
 		}
 		return n
 	}
 	small := Builder{ID: "small", Systems: []string{"d"}, Slots: 2}
 	big := Builder{ID: "big", Systems: []string{"l", "m"}, Slots: 1000}
-	lines := Lines([]Builder{small, big}, 20)
-	if got := sum(lines); got != 20 {
-		t.Errorf("%d lines, want 20: %v", got, lines)
+	lines := Lines([]Builder{small, big}, 100)
+	if got := sum(lines); got != 100 {
+		t.Errorf("%d lines, want 100: %v", got, lines)
 	}
 	for _, line := range lines {
-		if line.Class.System == "d" && line.Slots != 2 {
-			t.Errorf("the small class has %d slots, want its 2", line.Slots)
+		if line.Class.System == "d" && line.Count != minLines {
+			t.Errorf("the small class has %d lines, want its %d", line.Count, minLines)
 		}
 	}
 	if got := sum(Lines([]Builder{small, big}, 1)); got != 3 {

@@ -14,6 +14,12 @@ const (
 	// maxSetsPerGroup bounds the feature sets derived per system and set of
 	// mandatory features. The smallest are kept.
 	maxSetsPerGroup = 64
+	// linesPerSlot and minLines say how many lines a class gets. With as many
+	// lines as slots a client with more builds than that would keep the rest in
+	// a queue of its own, which it looks at every five seconds only and which
+	// gives no reasons. What waits here instead starts at once.
+	linesPerSlot = 4
+	minLines     = 16
 	// topSpeed is the speed factor of a line without features. Clients prefer
 	// high factors, so a build takes the line that asks for no more than it
 	// needs.
@@ -27,17 +33,18 @@ var leftOut = []string{"ca-derivations", "impure-derivations"}
 // Line is a class with the number of lines it gets in a client's machines file.
 type Line struct {
 	Class Class
-	// Slots is the number of one-job lines, at least 1.
-	Slots int
+	// Count is the number of one-job lines, at least 1. A line is where one
+	// build of a client waits or runs; it is not a slot of a builder.
+	Count int
 	// Speed is the speed factor of these lines. It falls with the number of
 	// features.
 	Speed int
 }
 
 // Lines returns the classes of the given builders, whatever their health, in
-// stable order, each with as many slots as the builders that serve it have
-// together. The total is at most limit (but at least one per class): where it
-// would be more, the classes with most slots give way first.
+// stable order, each with several lines for every slot that the builders that
+// serve it have together. The total is at most limit (but at least one per
+// class): where it would be more, the classes with most lines give way first.
 //
 // For every system and distinct set M of mandatory features the feature sets
 // are: the empty one, every single feature, every builder's whole set, and the
@@ -51,22 +58,22 @@ func Lines(builders []Builder, limit int) []Line {
 				class := NewClass(system, features, mandatory)
 				lines = append(lines, Line{
 					Class: class,
-					Slots: slotsOf(builders, class),
+					Count: max(linesPerSlot*slotsOf(builders, class), minLines),
 					Speed: max(1, topSpeed-len(class.Features)),
 				})
 			}
 		}
 	}
-	limitSlots(lines, limit)
+	limitLines(lines, limit)
 	return lines
 }
 
-// limitSlots lowers the highest slot counts to one level so that the sum is at
+// limitLines lowers the highest counts to one level so that the sum is at
 // most limit.
-func limitSlots(lines []Line, limit int) {
+func limitLines(lines []Line, limit int) {
 	sum := func(level int) (n int) {
 		for _, line := range lines {
-			n += min(line.Slots, level)
+			n += min(line.Count, level)
 		}
 		return n
 	}
@@ -74,7 +81,7 @@ func limitSlots(lines []Line, limit int) {
 	// before the first that does not.
 	level := sort.Search(limit, func(n int) bool { return sum(n+1) > limit })
 	for i := range lines {
-		lines[i].Slots = max(1, min(lines[i].Slots, level))
+		lines[i].Count = max(1, min(lines[i].Count, level))
 	}
 }
 

@@ -59,7 +59,7 @@ type Directory struct {
 
 type known struct {
 	class scheduler.Class
-	slots int
+	lines int
 }
 
 // New returns a directory without writing to it.
@@ -103,7 +103,7 @@ func (d *Directory) Publish(builders []scheduler.Builder) (changed bool, err err
 	defer d.mu.Unlock()
 	for _, line := range lines {
 		name := line.Class.Name()
-		d.known[name] = known{class: line.Class, slots: max(line.Slots, d.known[name].slots)}
+		d.known[name] = known{class: line.Class, lines: max(line.Count, d.known[name].lines)}
 	}
 	if d.content != nil && bytes.Equal(d.content, content) {
 		return false, leftOut
@@ -125,8 +125,8 @@ func (d *Directory) Lookup(target connect.Target) (scheduler.Class, error) {
 	if !ok {
 		return scheduler.Class{}, fmt.Errorf("the dispatcher knows no builders of class %q: the machines file that names it is out of date", target.Class)
 	}
-	if target.Slot < 0 || target.Slot >= k.slots {
-		return scheduler.Class{}, fmt.Errorf("class %q has no slot %d, only 0 to %d: the machines file that names it is out of date", target.Class, target.Slot, k.slots-1)
+	if target.Slot < 0 || target.Slot >= k.lines {
+		return scheduler.Class{}, fmt.Errorf("class %q has no slot %d, only 0 to %d: the machines file that names it is out of date", target.Class, target.Slot, k.lines-1)
 	}
 	return k.class, nil
 }
@@ -153,7 +153,7 @@ func (d *Directory) render(all []scheduler.Line) (content []byte, lines []schedu
 // renderLine gives the lines of one class, which differ in their slot.
 func (d *Directory) renderLine(line scheduler.Line) ([]byte, error) {
 	var list []machines.Machine
-	for slot := range line.Slots {
+	for slot := range line.Count {
 		target := connect.Target{Class: line.Class.Name(), Slot: slot}
 		if err := target.Validate(); err != nil {
 			return nil, err
