@@ -67,7 +67,7 @@ func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Ti
 	if len(keys.list) == 0 {
 		// Connecting without the intent to log in would be held against us
 		// (PerSourcePenalties), and would find out nothing that can be used.
-		r.fail(StepAuthenticated, keys.reason, keys.message)
+		r.fail(StepAuthenticated, keys.reason, t.says("%s", keys.message))
 		return time.Now(), nil
 	}
 	release, err := c.gate.host(ctx, t.Host)

@@ -48,19 +48,38 @@ func (c *checker) nix(ctx context.Context, r *report, conn *sshconn.Conn) bool {
 
 // hello performs the handshake of the worker protocol on a session of its own.
 func (c *checker) hello(ctx context.Context, t *Target, conn *sshconn.Conn) (daemon.Peer, *nixFailure) {
-	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	stepCtx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	session, err := conn.Start(ctx, t.daemonCommand())
+	session, err := conn.Start(stepCtx, t.daemonCommand())
 	if err != nil {
 		return daemon.Peer{}, notStarted(err)
 	}
-	stdio := &daemonStdio{Session: session, ctx: ctx}
-	client, err := daemon.NewClient(ctx, stdio, daemon.ClientOptions{})
+	stdio := &daemonStdio{Session: session, ctx: stepCtx}
+	client, err := daemon.NewClient(stepCtx, stdio, daemon.ClientOptions{})
 	if err != nil {
-		return daemon.Peer{}, stdio.explain(err)
+		failure := stdio.explain(err)
+		c.askClient(ctx, t, conn, failure)
+		return daemon.Peer{}, failure
 	}
 	defer func() { _ = client.Close() }()
 	return client.Peer(), nil
+}
+
+// askClient asks an ordinary Nix client on the builder what it thinks of the daemon,
+// where nix-daemon --stdio ended without saying why: since 2.20 it says nothing, and
+// where the socket is missing it complains about the store instead, which it then
+// takes for its own. The path asked for exists nowhere.
+func (c *checker) askClient(ctx context.Context, t *Target, conn *sshconn.Conn, f *nixFailure) {
+	switch f.reason {
+	case ReasonDaemonExited, ReasonDaemonHungUp, ReasonDaemonDenied:
+	default:
+		return
+	}
+	answer := run(ctx, t, conn, shellWord(t.program("nix-store"))+
+		" --store daemon --query --hash /nix/store/00000000000000000000000000000000-probe")
+	if reason := reasonInWords(answer.stderr); reason != "" {
+		f.reason, f.text = reason, lastWords(answer.stderr)
+	}
 }
 
 // askTrust finds out whether a daemon trusts the user, where its handshake does not

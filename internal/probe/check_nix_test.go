@@ -152,6 +152,67 @@ func TestCheckNixFaults(t *testing.T) {
 	}
 }
 
+// TestNixDaemonSaysNothing: from 2.20 on nix-daemon --stdio answers and then ends
+// without a word where it cannot reach the daemon, and where the socket is gone it
+// tries to be the daemon. What an ordinary client says explains it. The texts are those of
+// Nix 2.8, 2.26 and 2.34.
+func TestNixDaemonSaysNothing(t *testing.T) {
+	t.Parallel()
+	silent := func(_ string, stdio sshtest.Stdio) int {
+		_, _ = stdio.Stdout.Write(words(magic, 0x126))
+		return 1
+	}
+	tests := map[string]struct {
+		daemon, client sshtest.Exec
+		wantReason     Reason
+		wantWords      []string
+	}{
+		"not running": {
+			silent, fail(1, "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Connection refused\n"),
+			ReasonDaemonNotRunning, []string{"cannot connect to socket"},
+		},
+		"not allowed": {
+			silent, fail(1, "error: cannot open connection to remote store 'daemon': error: write of 16 bytes: Broken pipe\n"),
+			ReasonDaemonHungUp, []string{"allowed-users"},
+		},
+		"no client either": {
+			silent, fail(127, "bash: line 1: nix-store: command not found\n"),
+			ReasonDaemonExited, []string{"exit status 1", "nothing"},
+		},
+		"client works": {
+			silent, fail(1, "error: path '/nix/store/00000000000000000000000000000000-probe' is not valid\n"),
+			ReasonDaemonExited, nil,
+		},
+		"client hangs": {silent, hang, ReasonDaemonExited, nil},
+		"no socket, 2.8": {
+			fail(1, "error: could not set permissions on '/nix/var/nix/profiles/per-user' to 755: Operation not permitted\n"),
+			fail(1, "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': No such file or directory\n"),
+			ReasonDaemonNotRunning, nil,
+		},
+		"no socket, 2.34": {
+			fail(1, "error:\n       … This command may have been run as non-root in a single-user Nix installation,\n"+
+				"       or the Nix daemon may have crashed.\n\n       error: opening lock file \"/nix/var/nix/db/big-lock\": Permission denied\n"),
+			fail(1, "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': No such file or directory\n"),
+			ReasonDaemonNotRunning, nil,
+		},
+		"single-user installation of somebody else": {
+			fail(1, "error:\n       … This command may have been run as non-root in a single-user Nix installation,\n"+
+				"       or the Nix daemon may have crashed.\n\n       error: opening lock file \"/nix/var/nix/db/big-lock\": Permission denied\n"),
+			fail(127, ""),
+			ReasonDaemonDenied, []string{"opening lock file"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nix := newNix(t, daemontest.Options{})
+			nix.commands["nix-daemon"], nix.commands["nix-store --store daemon"] = tc.daemon, tc.client
+			result, _ := probeOnce(t, targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: nix.exec})))
+			expectFailure(t, result, StepNixAvailable, tc.wantReason, tc.wantWords...)
+		})
+	}
+}
+
 // magic is what a daemon's handshake begins with.
 const magic = 0x6478696f
 

@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,21 +21,10 @@ const (
 	offerAge = 10 * time.Minute
 	// offerRetry is when a builder that did not tell is asked again.
 	offerRetry = 2 * time.Minute
-	// maxDiscoveryTimeout bounds each of these programs. With a forced command they
-	// wait for something that never comes.
-	maxDiscoveryTimeout = 5 * time.Second
-	// maxOutput bounds what is read of their output, in bytes; Nix's settings in
-	// JSON are some 100 KiB.
-	maxOutput = 4 << 20
 	// maxNames bounds systems and features, maxName the length of each.
 	maxNames = 64
 	maxName  = 64
 )
-
-// discoveryTimeout bounds each of the programs that only complete the picture.
-func discoveryTimeout(timeout time.Duration) time.Duration {
-	return min(timeout, maxDiscoveryTimeout)
-}
 
 // offer is what a builder says of itself. Nil lists are not known.
 type offer struct {
@@ -100,18 +87,18 @@ func without(wanted, have []string) []string {
 
 // discover asks the builder. It returns nil where it does not tell.
 func discover(ctx context.Context, t *Target, conn *sshconn.Conn) *offer {
-	text, err := run(ctx, t, conn, shellWord(t.program("nix-store"))+" --version --verbose")
-	if err != nil {
+	said := run(ctx, t, conn, shellWord(t.program("nix-store"))+" --version --verbose")
+	if !said.success {
 		return nil
 	}
-	version, systems, ok := parseVersionOutput(text)
+	version, systems, ok := parseVersionOutput(said.stdout)
 	if !ok {
 		return nil
 	}
 	found := &offer{systems: systems}
 	for _, command := range configCommands(version) {
-		text, err := run(ctx, t, conn, shellWord(t.program("nix"))+" --extra-experimental-features nix-command "+command+" --json")
-		if err == nil && found.readConfig(text) {
+		said := run(ctx, t, conn, shellWord(t.program("nix"))+" --extra-experimental-features nix-command "+command+" --json")
+		if said.success && found.readConfig(said.stdout) {
 			break
 		}
 	}
@@ -132,35 +119,6 @@ func configCommands(version string) []string {
 		return []string{oldName}
 	}
 	return []string{newName, oldName}
-}
-
-var errCommandFailed = errors.New("the command failed")
-
-// run runs a command without input and returns its standard output.
-func run(ctx context.Context, t *Target, conn *sshconn.Conn, command string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, discoveryTimeout(t.Timeout))
-	defer cancel()
-	session, err := conn.Start(ctx, command)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = session.Close() }()
-	// Closing is what ends a read.
-	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
-	defer stop()
-	_ = session.CloseWrite()
-	output, err := io.ReadAll(io.LimitReader(session, maxOutput))
-	if err != nil {
-		return nil, err
-	}
-	status, err := session.Wait(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !status.Success() {
-		return nil, errCommandFailed
-	}
-	return output, nil
 }
 
 // parseVersionOutput reads what "nix-store --version --verbose" prints: a line with

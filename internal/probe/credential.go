@@ -72,7 +72,7 @@ type signers struct {
 }
 
 func parseCredentials(credentials []Credential, now time.Time) signers {
-	out := signers{reason: ReasonNoCredential, message: messageNoCredential}
+	out := signers{reason: ReasonNoCredential, message: messageCredential("", ReasonNoCredential)}
 	for _, c := range credentials {
 		signer, reason := parseCredential(c, now)
 		if reason == ReasonCredentialUsable {

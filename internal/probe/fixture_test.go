@@ -182,7 +182,7 @@ func expectFailure(tb testing.TB, result Result, step Step, reason Reason, words
 			tb.Errorf("message %q lacks %q", failure.Message, word)
 		}
 	}
-	if !strings.Contains(failure.Message, "mac-2") && failure.Step != StepAuthenticated {
+	if !strings.Contains(failure.Message, "mac-2") {
 		tb.Errorf("message %q does not name the endpoint", failure.Message)
 	}
 }

@@ -17,10 +17,9 @@ import (
 const MaxMessage = 1024
 
 const (
-	messageNotProbed    = "not probed yet"
-	messageAllPassed    = "all steps passed"
-	messageRestored     = "as of before the last restart"
-	messageNoCredential = "no Secret with a private key is given"
+	messageNotProbed = "not probed yet"
+	messageAllPassed = "all steps passed"
+	messageRestored  = "as of before the last restart"
 )
 
 // clip shortens a message to MaxMessage bytes, at the edge of a character.
@@ -71,7 +70,7 @@ func messageReachable(t *Target, reason Reason, e *sshconn.Error) string {
 	case ReasonNameLookupFailed:
 		return t.says("the name server gives no answer for %q; look at the cluster's DNS", t.Host)
 	case ReasonAddressDenied:
-		return t.says("%s, which the operator is told not to connect to; use another address, or change the operator's denied ranges", e.Detail)
+		return t.says("%s, which the operator is told not to connect to; use another address, or change the operator's --denied-ranges", e.Detail)
 	case ReasonConnectionRefused:
 		return t.says("connection refused: nothing listens there; start sshd, or correct spec.endpoints[].port")
 	case ReasonUnreachable:
@@ -158,6 +157,8 @@ func messageLoggedIn(t *Target, credential string) string {
 
 func messageCredential(name string, reason Reason) string {
 	switch reason {
+	case ReasonNoCredential:
+		return "no Secret with a private key is given"
 	case ReasonCredentialUsable:
 		return fmt.Sprintf("Secret %s: the private key can be used", name)
 	case ReasonKeyPassphrase:
@@ -235,7 +236,7 @@ func messageNix(t *Target, f nixFailure) string {
 	case ReasonNixNotExecutable:
 		return t.says("%s may not be executed by %s (%s, it says %s); correct its permissions or spec.remoteProgram", program, t.User, f.status, said)
 	case ReasonDaemonNotRunning:
-		return t.says("%s starts, but the Nix daemon is not running (it says %s); start it (systemctl start nix-daemon.socket, or launchctl kickstart system/org.nixos.nix-daemon)", program, said)
+		return t.says("%s starts, but the Nix daemon is not running (it says %s); start it (systemctl enable --now nix-daemon.socket, or launchctl kickstart system/org.nixos.nix-daemon)", program, said)
 	case ReasonDaemonNotAnswering:
 		return t.says("login works and %s starts, but the Nix daemon does not answer within %s: it is stopped or overloaded; look at the nix-daemon process there", program, t.Timeout)
 	case ReasonDaemonDenied:

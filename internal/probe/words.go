@@ -23,20 +23,28 @@ type saying struct {
 	reason Reason
 }
 
-// sayings lists what programs say before they end with a status that tells nothing
-// by itself. Nix comes first: its messages quote errors that shells use as well.
-func sayings() []saying {
+// nixSayings lists what programs of Nix say about their daemon.
+func nixSayings() []saying {
 	return []saying{
 		{[]string{"cannot connect to socket", "permission denied"}, ReasonDaemonDenied},
 		{[]string{"could not connect to any lix socket", "permission denied"}, ReasonDaemonDenied},
 		{[]string{"cannot connect to socket"}, ReasonDaemonNotRunning},
 		{[]string{"cannot connect to daemon"}, ReasonDaemonNotRunning},
 		{[]string{"could not connect to any lix socket"}, ReasonDaemonNotRunning},
+		{[]string{"cannot open connection to remote store"}, ReasonDaemonHungUp},
 		{[]string{"splicing data"}, ReasonDaemonHungUp},
 		{[]string{"unexpected eof from daemon socket"}, ReasonDaemonHungUp},
 		{[]string{"disconnected unexpectedly"}, ReasonDaemonHungUp},
 		{[]string{"unexpected end-of-file"}, ReasonDaemonHungUp},
 		{[]string{"error:", "permission denied"}, ReasonDaemonDenied},
+		{[]string{"error:", "operation not permitted"}, ReasonDaemonDenied},
+	}
+}
+
+// shellSayings lists what login shells say. They are looked at after those of Nix,
+// whose messages quote the same errors of the system.
+func shellSayings() []saying {
+	return []saying{
 		{[]string{"account is currently not available"}, ReasonLoginDisabled},
 		{[]string{"account has expired"}, ReasonLoginDisabled},
 		{[]string{"command not found"}, ReasonNixNotFound},
@@ -59,19 +67,36 @@ func endReason(status sshconn.ExitStatus, exited bool, said string) Reason {
 	case exitNotExecutable:
 		return ReasonNixNotExecutable
 	}
+	if reason := reasonInWords(said); reason != "" {
+		return reason
+	}
 	said = strings.ToLower(said)
-	for _, saying := range sayings() {
-		matches := 0
-		for _, word := range saying.words {
-			if strings.Contains(said, word) {
-				matches++
-			}
-		}
-		if matches == len(saying.words) {
+	for _, saying := range shellSayings() {
+		if saying.in(said) {
 			return saying.reason
 		}
 	}
 	return ""
+}
+
+// reasonInWords tells what Nix says about its daemon.
+func reasonInWords(said string) Reason {
+	said = strings.ToLower(said)
+	for _, saying := range nixSayings() {
+		if saying.in(said) {
+			return saying.reason
+		}
+	}
+	return ""
+}
+
+func (s saying) in(text string) bool {
+	for _, word := range s.words {
+		if !strings.Contains(text, word) {
+			return false
+		}
+	}
+	return true
 }
 
 // lastWords picks the line of standard error to show: Nix's own error, or else the
