@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -51,13 +52,25 @@ type options struct {
 func parseFlags(args []string) (options, error) {
 	var o options
 	flags := o.flagSet()
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return o, err
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	return o, o.check()
+}
+
+// parse parses args and shows the flags to who asks for help. Mistakes are
+// reported by the caller alone.
+func parse(flags *flag.FlagSet, args []string) error {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(os.Stdout)
+		flags.Usage()
+	}
+	return err
 }
 
 // flagSet returns the flags with their defaults, to be parsed into o.

@@ -25,7 +25,7 @@ const readyTimeout = 3 * time.Second
 func ready(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("nix-dispatcher ready", flag.ContinueOnError)
 	volume := flags.String("volume", defaultVolume, "`directory` shared with the clients")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return err
 	}
 	helper := filepath.Join(*volume, clientdir.HelperName)
