@@ -12,6 +12,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 IMAGE ?= nix-builder-operator:$(or $(VERSION),dev)
 FUZZTIME ?= 10s
 CONTAINER_TOOL ?= docker
+ENDPOINTS ?= 500
+DURATION ?= 10m
+INTERVAL ?= 30s
 
 # One set of build flags for everything that is not a test, so that the many
 # packages that binaries, tools, vet and lint share are compiled once.
@@ -105,6 +108,10 @@ test-integration: envtest tools ## Run the tests that need an API server or Helm
 .PHONY: test-e2e
 test-e2e: prerequisites envtest rootfs ## Run the tests that need real Nix (as root).
 	@hack/test.sh e2e
+
+.PHONY: scale
+scale: envtest ## Measure the operator with ENDPOINTS builders, at rest for DURATION (not part of test).
+	go test -count=1 -v -timeout 0 ./test/scale -endpoints=$(ENDPOINTS) -duration=$(DURATION) -interval=$(INTERVAL)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.

@@ -111,18 +111,24 @@ func (a tally) expectNone(t *testing.T) {
 	if len(a.others) == 0 {
 		return
 	}
+	var lines strings.Builder
+	for _, w := range a.others[:min(10, len(a.others))] {
+		fmt.Fprintf(&lines, "  %s %s %s %s/%s (%d)\n", w.Time.Format("15:04:05.000"), w.Verb, w.Resource, w.Namespace, w.Name, w.Code)
+	}
+	t.Errorf("%s wrote while nothing changed: %s\n%s", operatorUser, a, lines.String())
+}
+
+// String counts the writes about builders by what was done to which resource.
+func (a tally) String() string {
 	counts := map[string]int{}
 	for _, w := range a.others {
 		counts[w.Verb+" "+w.Resource]++
 	}
-	var lines strings.Builder
+	var parts []string
 	for _, what := range slices.Sorted(maps.Keys(counts)) {
-		fmt.Fprintf(&lines, "  %s: %d\n", what, counts[what])
+		parts = append(parts, fmt.Sprintf("%s ×%d", what, counts[what]))
 	}
-	for _, w := range a.others[:min(10, len(a.others))] {
-		fmt.Fprintf(&lines, "  %s %s %s %s/%s (%d)\n", w.Time.Format("15:04:05.000"), w.Verb, w.Resource, w.Namespace, w.Name, w.Code)
-	}
-	t.Errorf("%s wrote while nothing changed:\n%s", operatorUser, lines.String())
+	return strings.Join(parts, ", ")
 }
 
 // phase is a period and what was measured in it.

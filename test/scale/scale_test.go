@@ -114,8 +114,8 @@ func (r *run) becomeReady(t *testing.T, p phase) {
 	})
 	took := time.Since(p.from)
 	r.settle(t)
-	r.end(t, p)
-	say(t, "all healthy after %.1fs, last write after %.1fs", took.Seconds(), r.lastWrite(t).Sub(p.from).Seconds())
+	written := r.end(t, p)
+	say(t, "all healthy after %.1fs, last write after %.1fs: %s", took.Seconds(), r.lastWrite(t).Sub(p.from).Seconds(), written)
 }
 
 // settle waits until nothing was written for an interval: events, whose sending
@@ -198,7 +198,7 @@ func (r *run) blackHoles(t *testing.T) {
 	r.settle(t)
 	quiet := time.Now()
 	r.wait(t, 2*r.interval)
-	r.end(t, p)
+	say(t, "written: %s", r.end(t, p))
 	r.written(t, quiet, time.Now()).expectNone(t)
 	if diff := cmp.Diff(want, r.states(t)); diff != "" {
 		t.Errorf("endpoints by reason (-want +got):\n%s", diff)
