@@ -15,17 +15,31 @@ import (
 	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
 
-// TestCheckNixFaults meets the ways in which nix-daemon does not answer. The texts
-// are those that real shells and Nix versions print.
-func TestCheckNixFaults(t *testing.T) {
+// nixFault is a way in which nix-daemon does not answer, and what is to be said of it.
+// The texts are those that real shells and Nix versions print.
+type nixFault struct {
+	exec       sshtest.Exec
+	program    string
+	slow       bool
+	wantReason Reason
+	wantWords  []string
+}
+
+func (f nixFault) meet(t *testing.T) {
 	t.Parallel()
-	tests := map[string]struct {
-		exec       sshtest.Exec
-		program    string
-		slow       bool
-		wantReason Reason
-		wantWords  []string
-	}{
+	target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: f.exec}))
+	target.RemoteProgram = f.program
+	if f.slow {
+		target.Timeout = shortTimeout
+	}
+	result, _ := probeOnce(t, target)
+	expectFailure(t, result, StepNixAvailable, f.wantReason, f.wantWords...)
+}
+
+// TestProgramFaults: nix-daemon is not there, or something stands before it.
+func TestProgramFaults(t *testing.T) {
+	t.Parallel()
+	tests := map[string]nixFault{
 		"bash": {
 			exec:       fail(127, "bash: line 1: nix-daemon: command not found\n"),
 			wantReason: ReasonNixNotFound, wantWords: []string{"spec.remoteProgram", "/nix/var/nix/profiles/default/bin", "PATH"},
@@ -60,35 +74,41 @@ func TestCheckNixFaults(t *testing.T) {
 			},
 			wantReason: ReasonLoginShellPrints, wantWords: []string{"\"Welcome to builder 7\""},
 		},
+	}
+	for name, tc := range tests {
+		t.Run(name, tc.meet)
+	}
+}
+
+// TestDaemonFaults: nix-daemon starts, and does not do what it should.
+func TestDaemonFaults(t *testing.T) {
+	t.Parallel()
+	tests := map[string]nixFault{
 		"something else": {
 			exec: func(_ string, stdio sshtest.Stdio) int {
 				_, _ = stdio.Stdout.Write(make([]byte, 100))
 				return 0
 			},
 			wantReason: ReasonNotNixProtocol,
-		},
-		"garbage after the magic": {
+		}, "garbage after the magic": {
 			exec: func(command string, stdio sshtest.Stdio) int {
 				_, _ = stdio.Stdout.Write(words(magic, 0x123, 1<<60))
 				return hang(command, stdio)
 			},
 			wantReason: ReasonNotNixProtocol,
-		},
-		"truncated": {
+		}, "truncated": {
 			exec: func(_ string, stdio sshtest.Stdio) int {
 				_, _ = stdio.Stdout.Write(words(magic, 0x123))
 				return 0
 			},
 			wantReason: ReasonDaemonHungUp,
-		},
-		"error instead of the handshake": {
+		}, "error instead of the handshake": {
 			exec: func(command string, stdio sshtest.Stdio) int {
 				_, _ = stdio.Stdout.Write(words(magic, 0x123, 0, 0, 0x63787470, 0, 0, 0, 3, 0x6f6f66, 0, 0))
 				return hang(command, stdio)
 			},
 			wantReason: ReasonDaemonRefused, wantWords: []string{"\"foo\""},
-		},
-		"daemon not running": {
+		}, "daemon not running": {
 			exec:       fail(1, "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Connection refused\n"),
 			wantReason: ReasonDaemonNotRunning, wantWords: []string{"start it"},
 		},
@@ -139,16 +159,7 @@ func TestCheckNixFaults(t *testing.T) {
 		},
 	}
 	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: tc.exec}))
-			target.RemoteProgram = tc.program
-			if tc.slow {
-				target.Timeout = shortTimeout
-			}
-			result, _ := probeOnce(t, target)
-			expectFailure(t, result, StepNixAvailable, tc.wantReason, tc.wantWords...)
-		})
+		t.Run(name, tc.meet)
 	}
 }
 

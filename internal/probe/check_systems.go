@@ -39,6 +39,8 @@ type offer struct {
 func (c *checker) systems(ctx context.Context, r *report, known *knowledge, conn *sshconn.Conn) {
 	t := r.target
 	if !t.Discovery {
+		known.offer = nil
+		r.facts.Systems, r.facts.Features, r.facts.MaxJobs, r.facts.Cores = nil, nil, 0, 0
 		r.unknown(StepSystemsVerified, ReasonDiscoveryDisabled, messageSystems(t, ReasonDiscoveryDisabled, nil, nil))
 		return
 	}

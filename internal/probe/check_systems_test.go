@@ -22,16 +22,57 @@ const (
 	oldCommand    = "nix --extra-experimental-features nix-command show-config"
 )
 
+// systemsCase is a builder that answers in some way, and what that means for what is
+// declared.
+type systemsCase struct {
+	commands   map[string]sshtest.Exec
+	change     func(*Target)
+	wantReason Reason
+	wantWords  []string
+	want       *Facts // Systems, Features, MaxJobs, Cores; nil is all of the fixture
+}
+
+func (c systemsCase) meet(t *testing.T) {
+	t.Parallel()
+	nix := newNix(t, daemontest.Options{})
+	for beginning, exec := range c.commands {
+		nix.commands[beginning] = exec
+	}
+	target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: nix.exec}))
+	if c.change != nil {
+		c.change(&target)
+	}
+	result, _ := probeOnce(t, target)
+	if failure, failed := result.Failure(); failed {
+		t.Fatalf("it blocks: %+v", failure)
+	}
+	got := result.Outcome(StepSystemsVerified)
+	t.Log(got.Message)
+	if got.Reason != c.wantReason {
+		t.Errorf("got %+v, want %s", got, c.wantReason)
+	}
+	for _, word := range c.wantWords {
+		if !strings.Contains(got.Message, word) {
+			t.Errorf("message %q lacks %q", got.Message, word)
+		}
+	}
+	want := c.want
+	if want == nil {
+		want = &Facts{
+			Systems:  []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"},
+			Features: []string{"benchmark", "big-parallel", "nixos-test"}, MaxJobs: 4, Cores: 8,
+		}
+	}
+	f := result.Facts
+	if diff := cmp.Diff(*want, Facts{Systems: f.Systems, Features: f.Features, MaxJobs: f.MaxJobs, Cores: f.Cores}); diff != "" {
+		t.Errorf("facts (-want +got):\n%s", diff)
+	}
+}
+
 func TestSystems(t *testing.T) {
 	t.Parallel()
 	oldVersion := strings.Replace(versionOutput, "2.34.8", "2.8.0", 1)
-	tests := map[string]struct {
-		commands   map[string]sshtest.Exec
-		change     func(*Target)
-		wantReason Reason
-		wantWords  []string
-		want       *Facts // Systems, Features, MaxJobs, Cores
-	}{
+	tests := map[string]systemsCase{
 		"all there": {wantReason: ReasonSystemsVerified},
 		"nothing declared": {
 			change:     func(t *Target) { t.Systems, t.Features = nil, nil },
@@ -49,6 +90,30 @@ func TestSystems(t *testing.T) {
 			change:     func(t *Target) { t.Discovery = false },
 			wantReason: ReasonDiscoveryDisabled, want: &Facts{},
 		},
+		"before 2.20": {
+			commands: map[string]sshtest.Exec{
+				storeCommand: print(oldVersion), oldCommand: print(configOutput), configCommand: fail(1, "unknown"),
+			},
+			wantReason: ReasonSystemsVerified,
+		},
+		"Lix": {
+			commands: map[string]sshtest.Exec{
+				storeCommand: print(strings.Replace(versionOutput, "(Nix) 2.34.8", "(Lix, like Nix) 2.90.0", 1)),
+				oldCommand:   print(configOutput), configCommand: fail(1, "unknown"),
+			},
+			wantReason: ReasonSystemsVerified,
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, tc.meet)
+	}
+}
+
+// TestSystemsUnknown: what cannot be found out blocks nothing, and what makes no sense
+// is dropped.
+func TestSystemsUnknown(t *testing.T) {
+	t.Parallel()
+	tests := map[string]systemsCase{
 		"no nix-store": {
 			commands:   map[string]sshtest.Exec{storeCommand: fail(127, "not found")},
 			wantReason: ReasonDiscoveryUnavailable, want: &Facts{},
@@ -81,19 +146,6 @@ func TestSystems(t *testing.T) {
 			wantReason: ReasonDiscoveryUnavailable,
 			want:       &Facts{Systems: []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"}},
 		},
-		"before 2.20": {
-			commands: map[string]sshtest.Exec{
-				storeCommand: print(oldVersion), oldCommand: print(configOutput), configCommand: fail(1, "unknown"),
-			},
-			wantReason: ReasonSystemsVerified,
-		},
-		"Lix": {
-			commands: map[string]sshtest.Exec{
-				storeCommand: print(strings.Replace(versionOutput, "(Nix) 2.34.8", "(Lix, like Nix) 2.90.0", 1)),
-				oldCommand:   print(configOutput), configCommand: fail(1, "unknown"),
-			},
-			wantReason: ReasonSystemsVerified,
-		},
 		"JSON of something else": {
 			commands:   map[string]sshtest.Exec{"nix ": print(`{"system":"x"}`)},
 			wantReason: ReasonDiscoveryUnavailable,
@@ -123,42 +175,7 @@ func TestSystems(t *testing.T) {
 		},
 	}
 	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			nix := newNix(t, daemontest.Options{})
-			for beginning, exec := range tc.commands {
-				nix.commands[beginning] = exec
-			}
-			target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: nix.exec}))
-			if tc.change != nil {
-				tc.change(&target)
-			}
-			result, _ := probeOnce(t, target)
-			if failure, failed := result.Failure(); failed {
-				t.Fatalf("it blocks: %+v", failure)
-			}
-			got := result.Outcome(StepSystemsVerified)
-			t.Log(got.Message)
-			if got.Reason != tc.wantReason {
-				t.Errorf("got %+v, want %s", got, tc.wantReason)
-			}
-			for _, word := range tc.wantWords {
-				if !strings.Contains(got.Message, word) {
-					t.Errorf("message %q lacks %q", got.Message, word)
-				}
-			}
-			want := tc.want
-			if want == nil {
-				want = &Facts{
-					Systems:  []string{"x86_64-linux", "i686-linux", "x86_64-v1-linux"},
-					Features: []string{"benchmark", "big-parallel", "nixos-test"}, MaxJobs: 4, Cores: 8,
-				}
-			}
-			f := result.Facts
-			if diff := cmp.Diff(*want, Facts{Systems: f.Systems, Features: f.Features, MaxJobs: f.MaxJobs, Cores: f.Cores}); diff != "" {
-				t.Errorf("facts (-want +got):\n%s", diff)
-			}
-		})
+		t.Run(name, tc.meet)
 	}
 }
 
@@ -205,6 +222,18 @@ func TestSystemsAreAskedSeldom(t *testing.T) {
 	known.facts.NixVersion = "2.8.0"
 	result, _ = probeAgain(t, target, known)
 	expectAsked(4, "after an update")
+}
+
+// TestDiscoveryDisabledLater: what was found out before is no longer reported.
+func TestDiscoveryDisabledLater(t *testing.T) {
+	t.Parallel()
+	target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: newNix(t, daemontest.Options{}).exec}))
+	_, known := probeOnce(t, target)
+	target.Discovery = false
+	result, _ := probeAgain(t, target, known)
+	if f := result.Facts; f.Systems != nil || f.Features != nil || f.MaxJobs != 0 || f.Cores != 0 || f.NixVersion == "" {
+		t.Errorf("got %+v", f)
+	}
 }
 
 func TestNames(t *testing.T) {

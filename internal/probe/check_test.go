@@ -48,18 +48,34 @@ func TestCheckHealthy(t *testing.T) {
 	}
 }
 
-// TestCheckSSHFaults meets every fault of an SSH server.
-func TestCheckSSHFaults(t *testing.T) {
+// sshFault is a way in which an SSH server, or the target's own data, fails.
+type sshFault struct {
+	behavior   sshtest.Behavior
+	change     func(*Target)
+	slow       bool // waits for a time-out
+	spoken     bool // answered before
+	wantStep   Step
+	wantReason Reason
+	wantWords  []string
+}
+
+func (f sshFault) meet(t *testing.T) {
 	t.Parallel()
-	tests := map[string]struct {
-		behavior   sshtest.Behavior
-		change     func(*Target)
-		slow       bool // waits for a time-out
-		spoken     bool // answered before
-		wantStep   Step
-		wantReason Reason
-		wantWords  []string
-	}{
+	target := targetFor(t, sshtest.New(t, f.behavior))
+	if f.slow {
+		target.Timeout = shortTimeout
+	}
+	if f.change != nil {
+		f.change(&target)
+	}
+	result, _ := probeAgain(t, target, knowledge{spoken: f.spoken})
+	expectFailure(t, result, f.wantStep, f.wantReason, f.wantWords...)
+}
+
+// TestHandshakeFaults: there is no SSH connection.
+func TestHandshakeFaults(t *testing.T) {
+	t.Parallel()
+	tests := map[string]sshFault{
 		"hangs up": {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultHangUp},
 			wantStep: StepReachable, wantReason: ReasonTurnedAway, wantWords: []string{"MaxStartups", "PerSourcePenalties"},
@@ -92,6 +108,16 @@ func TestCheckSSHFaults(t *testing.T) {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultOldAlgorithms},
 			wantStep: StepReachable, wantReason: ReasonNoCommonAlgorithm, wantWords: []string{"key exchange algorithm"},
 		},
+	}
+	for name, tc := range tests {
+		t.Run(name, tc.meet)
+	}
+}
+
+// TestLoginFaults: the login fails, or sshd runs nothing after it.
+func TestLoginFaults(t *testing.T) {
+	t.Parallel()
+	tests := map[string]sshFault{
 		"stops at login": {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultStopAtLogin}, slow: true,
 			wantStep: StepAuthenticated, wantReason: ReasonAuthTimeout,
@@ -125,6 +151,24 @@ func TestCheckSSHFaults(t *testing.T) {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultRefuseExec},
 			wantStep: StepNixAvailable, wantReason: ReasonCommandRefused, wantWords: []string{"ForceCommand"},
 		},
+		"no credential": {
+			change:   func(t *Target) { t.Credentials = nil },
+			wantStep: StepAuthenticated, wantReason: ReasonNoCredential,
+		},
+		"malformed key": {
+			change:   func(t *Target) { t.Credentials[0].PrivateKey = Secret("swordfish") },
+			wantStep: StepAuthenticated, wantReason: ReasonKeyMalformed, wantWords: []string{"builder-key"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, tc.meet)
+	}
+}
+
+// TestHostKeyFaults: the host cannot prove to be the one meant.
+func TestHostKeyFaults(t *testing.T) {
+	t.Parallel()
+	tests := map[string]sshFault{
 		"host key of another type": {
 			change:   func(t *Target) { t.HostKeys = []string{rsaLine} },
 			wantStep: StepHostKeyVerified, wantReason: ReasonHostKeyType, wantWords: []string{"SHA256:"},
@@ -141,28 +185,9 @@ func TestCheckSSHFaults(t *testing.T) {
 			change:   func(t *Target) { t.CertificateAuthorities = []string{"x"} },
 			wantStep: StepHostKeyVerified, wantReason: ReasonHostKeyMalformed, wantWords: []string{"hostCertificateAuthorities[0]"},
 		},
-		"no credential": {
-			change:   func(t *Target) { t.Credentials = nil },
-			wantStep: StepAuthenticated, wantReason: ReasonNoCredential,
-		},
-		"malformed key": {
-			change:   func(t *Target) { t.Credentials[0].PrivateKey = Secret("swordfish") },
-			wantStep: StepAuthenticated, wantReason: ReasonKeyMalformed, wantWords: []string{"builder-key"},
-		},
 	}
 	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			target := targetFor(t, sshtest.New(t, tc.behavior))
-			if tc.slow {
-				target.Timeout = shortTimeout
-			}
-			if tc.change != nil {
-				tc.change(&target)
-			}
-			result, _ := probeAgain(t, target, knowledge{spoken: tc.spoken})
-			expectFailure(t, result, tc.wantStep, tc.wantReason, tc.wantWords...)
-		})
+		t.Run(name, tc.meet)
 	}
 }
 

@@ -219,18 +219,6 @@ func messageNix(t *Target, f nixFailure) string {
 	program := t.program("nix-daemon")
 	said := quoted(f.text, "nothing")
 	switch f.reason {
-	case ReasonSessionRefused:
-		return t.says("sshd opens no session (%s); look at MaxSessions in its sshd_config", said)
-	case ReasonSessionTimeout:
-		return t.says("sshd does not start a command within %s: the machine is overloaded, or its disk or user directory hangs", t.Timeout)
-	case ReasonCommandRefused:
-		return t.says("sshd does not run commands for %s; look at ForceCommand and at the user's shell", t.User)
-	case ReasonConnectionLost:
-		return t.says("the connection broke while nix-daemon was asked")
-	case ReasonLoginDisabled:
-		return t.says("the login shell of %s refuses to run commands (%s); give the user a shell such as /bin/sh", t.User, said)
-	case ReasonLoginShellPrints:
-		return t.says("the shell of %s prints %s before nix-daemon starts; silence its startup files for non-interactive shells", t.User, said)
 	case ReasonNixNotFound:
 		return t.says("%s", notFound(t, f))
 	case ReasonNixNotExecutable:
@@ -249,8 +237,29 @@ func messageNix(t *Target, f nixFailure) string {
 		return t.says("it speaks worker protocol %s; 1.34 (Nix 2.8) or newer is needed: update Nix there", f.text)
 	case ReasonNotNixProtocol:
 		return t.says("%s does not speak Nix's worker protocol: it answers with other bytes", program)
-	default:
+	case ReasonDaemonExited:
 		return t.says("%s ended at once (%s, it says %s)", program, f.status, said)
+	default:
+		return messageSession(t, f)
+	}
+}
+
+// messageSession is about what stands between the login and nix-daemon.
+func messageSession(t *Target, f nixFailure) string {
+	said := quoted(f.text, "nothing")
+	switch f.reason {
+	case ReasonSessionRefused:
+		return t.says("sshd opens no session (%s); look at MaxSessions in its sshd_config", said)
+	case ReasonSessionTimeout:
+		return t.says("sshd does not start a command within %s: the machine is overloaded, or its disk or user directory hangs", t.Timeout)
+	case ReasonCommandRefused:
+		return t.says("sshd does not run commands for %s; look at ForceCommand and at the user's shell", t.User)
+	case ReasonLoginDisabled:
+		return t.says("the login shell of %s refuses to run commands (%s); give the user a shell such as /bin/sh", t.User, said)
+	case ReasonLoginShellPrints:
+		return t.says("the shell of %s prints %s before nix-daemon starts; silence its startup files for non-interactive shells", t.User, said)
+	default:
+		return t.says("the connection broke while nix-daemon was asked")
 	}
 }
 

@@ -191,14 +191,15 @@ func (a *attempt) classify(err error) *Error {
 	}
 	out := &Error{Kind: KindProtocol, Step: seen.step}
 	goodbye, disconnected := disconnectText(err)
+	ended := disconnected || seen.readErr != nil
 	switch {
 	case isTimeout(seen.readErr) || isTimeout(err):
 		out.Kind = KindTimeout
-	case disconnected && strings.Contains(goodbye, "Too many authentication failures"):
+	case strings.Contains(goodbye, "Too many authentication failures"):
 		out.Kind = KindAuthRefused
-	case seen.step == StepLogin && (disconnected || seen.readErr != nil):
+	case ended && seen.step == StepLogin:
 		out.Kind = KindAuthDropped
-	case disconnected || seen.readErr != nil:
+	case ended:
 		out.Kind = KindLost
 	}
 	switch {

@@ -107,6 +107,9 @@ func ParsePublicKey(line string) (ssh.PublicKey, error) {
 		return nil, ErrMalformedPublicKey
 	}
 	line = strings.TrimSpace(line)
+	if strings.HasPrefix(line, "@revoked") { // the opposite of what keys are wanted for
+		return nil, fmt.Errorf("%w: it is marked as revoked", ErrMalformedPublicKey)
+	}
 	key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
 	if err != nil {
 		// Not an authorized_keys line; a host name may stand before the key.

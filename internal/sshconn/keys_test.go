@@ -121,6 +121,8 @@ func TestParsePublicKey(t *testing.T) {
 		"blanks":               {" " + line + "\n", true},
 		"as in known_hosts":    {"mac-2,10.0.0.5 " + line, true},
 		"known_hosts, port":    {"[mac-2]:2222 " + line, true},
+		"authority's line":     {"@cert-authority *.example.com " + line, true},
+		"revoked":              {"@revoked * " + line, false},
 		"empty":                {"", false},
 		"text":                 {"SHA256:abc", false},
 		"cut off":              {line[:30], false},
