@@ -138,9 +138,9 @@ func parseVersionOutput(text []byte) (version string, systems []string, ok bool)
 		name, value, _ := strings.Cut(line, ":")
 		switch name {
 		case "System type":
-			systems = append(systems, names(strings.TrimSpace(value))...)
+			systems = names(append(systems, value)...)
 		case "Additional system types":
-			systems = append(systems, names(strings.Split(value, ",")...)...)
+			systems = names(append(systems, strings.Split(value, ",")...)...)
 		}
 	}
 	return version, systems, true

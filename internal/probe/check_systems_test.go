@@ -249,3 +249,33 @@ func TestNames(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// FuzzBuilderAnswers: whatever a builder prints, what is kept of it is bounded and made
+// of names.
+func FuzzBuilderAnswers(f *testing.F) {
+	f.Add(versionOutput)
+	f.Add(configOutput)
+	f.Add("nix-store\nSystem type: \nAdditional system types: ,,")
+	f.Add(`{"system":{"value":"\u0000"},"extra-platforms":{"value":null}}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var found offer
+		_, found.systems, _ = parseVersionOutput([]byte(text))
+		kept := [][]string{found.systems}
+		if found.readConfig([]byte(text)) {
+			kept = append(kept, found.systems, found.features)
+		}
+		for _, list := range kept {
+			for _, name := range list {
+				if len(name) == 0 || len(name) > maxName || strings.ContainsAny(name, " ,;\n\"'") {
+					t.Errorf("kept %q", name)
+				}
+			}
+		}
+		if len(found.systems) > maxNames || len(found.features) > maxNames || found.maxJobs < 0 || found.cores < 0 {
+			t.Errorf("kept %+v", found)
+		}
+		if words := lastWords(text); strings.Contains(words, "\n") {
+			t.Errorf("last words %q", words)
+		}
+	})
+}

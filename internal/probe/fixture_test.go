@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // shortTimeout is the time for each step in tests that wait for it to pass.
-const shortTimeout = 500 * time.Millisecond
+const shortTimeout = time.Second
 
 // What a Nix of the lab prints, shortened.
 const (

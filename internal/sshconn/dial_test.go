@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // shortTimeout is the time for each step in tests that wait for it to pass; it has
 // to leave a handshake under the race detector enough of it.
-const shortTimeout = 500 * time.Millisecond
+const shortTimeout = time.Second
 
 // loopback dials without the denied ranges, since test servers live on 127.0.0.1.
 func loopback() DialFunc { return NewDialer(nil) }

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -173,4 +175,22 @@ func TestPrintable(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzPrintable(f *testing.F) {
+	f.Add("bash: nix-daemon: not found")
+	f.Add(strings.Repeat("ä ", 100))
+	f.Add("\x1b[31m\xff\u202e")
+	f.Fuzz(func(t *testing.T, text string) {
+		got := Printable(text)
+		if !utf8.ValidString(got) || utf8.RuneCountInString(got) > MaxText || got != strings.TrimSpace(got) {
+			t.Errorf("%q becomes %q", text, got)
+		}
+		if strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q becomes %q", text, got)
+		}
+		if again := Printable(got); again != got {
+			t.Errorf("%q becomes %q, and that %q", text, got, again)
+		}
+	})
 }
