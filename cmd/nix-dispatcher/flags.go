@@ -44,6 +44,8 @@ type options struct {
 	locateTimeout   time.Duration
 	shutdownTimeout time.Duration
 
+	metricsAddress string
+
 	logLevel  slog.Level
 	logFormat string
 }
@@ -95,6 +97,8 @@ func (o *options) flagSet() *flag.FlagSet {
 	flags.DurationVar(&o.openTimeout, "connect-timeout", 15*time.Second, "longest `time` to connect to a builder, and to open a session there")
 	flags.DurationVar(&o.locateTimeout, "locate-timeout", 2*time.Second, "longest `time` to ask builders what they have while a client waits")
 	flags.DurationVar(&o.shutdownTimeout, "shutdown-timeout", 25*time.Second, "longest `time` to let builds finish after SIGTERM")
+
+	flags.StringVar(&o.metricsAddress, "metrics-address", "", "`address` to serve /metrics on, such as :9464; empty for nowhere")
 
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn, error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")

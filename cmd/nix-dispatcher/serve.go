@@ -16,6 +16,7 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/dispatch"
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/clientdir"
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/metrics"
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
@@ -40,6 +41,7 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	defer listener.Close()
 	ledger := scheduler.NewLocal(scheduler.LocalOptions{})
 	builders := fleet.New(fleet.Options{
 		Dial:        fleet.DialSSH(fleet.SSHOptions{KeysDir: o.keysDir, IdentityFile: o.identityFile, KnownHosts: o.knownHosts}),
@@ -48,15 +50,28 @@ func serve(ctx context.Context, o options) (err error) {
 		Logger:      log,
 	})
 	defer builders.Close()
-	server := dispatch.NewServer(dispatch.Options{
+	var server *dispatch.Server
+	registry, recorder, err := newMetrics(metrics.Sources{
+		Ledger: ledger, Spool: store, Connections: func() int { return server.Connections() },
+	})
+	if err != nil {
+		return err
+	}
+	server = dispatch.NewServer(dispatch.Options{
 		Scheduler: ledger,
 		Builders:  dispatch.OnFleet(builders),
 		Classes:   directory,
 		Spool:     store,
+		Recorder:  recorder,
 		Limits:    dispatch.Limits{Locate: o.locateTimeout, SpooledOutput: uint64(o.spooledOutput)},
 		Version:   version.String(),
 		Logger:    log,
 	})
+	stopMetrics, err := serveMetrics(o.metricsAddress, registry, log)
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	// Builders are followed as long as builds run, also after SIGTERM.
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	documents := inventory.Watch(following, o.builders, inventory.WatchOptions{

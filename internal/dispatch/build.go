@@ -34,10 +34,23 @@ func (s *session) buildDerivation(r *daemon.BuildDerivation) error {
 		return err
 	}
 	result, err := b.run(ctx)
+	s.server.opts.Recorder.Ended(b.builder, outcome(result, err))
 	if err != nil {
 		return err
 	}
 	return s.daemon.ReplyBuildResult(result)
+}
+
+// outcome puts the end of a build into one of a few words.
+func outcome(result *daemon.BuildResult, err error) string {
+	switch {
+	case errors.Is(err, daemon.ErrClientGone):
+		return "ClientGone"
+	case err != nil:
+		return "Error"
+	}
+	name, _, _ := strings.Cut(result.Status.String(), " ")
+	return name
 }
 
 // build is one derivation on its way.
@@ -46,6 +59,8 @@ type build struct {
 	request *daemon.BuildDerivation
 	need    scheduler.Request
 	log     *log
+	// builder is the one that has the build or had it last.
+	builder string
 	// lost has one entry for every builder that was lost with the build on it.
 	lost []*fleet.LostError
 }
@@ -76,6 +91,7 @@ func (b *build) run(ctx context.Context) (*daemon.BuildResult, error) {
 		if err != nil {
 			return nil, err
 		}
+		b.builder = p.builder
 		began := time.Now()
 		result, err := b.attempt(ctx, p)
 		p.lease.Release()
@@ -90,6 +106,7 @@ func (b *build) run(ctx context.Context) (*daemon.BuildResult, error) {
 		}
 		// It need not be the one that was to build: inputs may come from others.
 		s.log.Warn("Builder was lost during a build", "drv", b.request.DrvPath, "builder", lost.Builder, "error", err)
+		s.server.opts.Recorder.Lost(lost.Builder)
 		b.lost = append(b.lost, lost)
 		b.need.Avoid = append(b.need.Avoid, lost.Builder)
 		if err := b.giveUp(p); err != nil {
@@ -202,6 +219,7 @@ func (s *session) place(ctx context.Context, r scheduler.Request) (*placement, e
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.server.draining, func() { cancel(context.Cause(s.server.draining)) })()
+	began := time.Now()
 	for pause := firstReplace; ; pause = min(2*pause, maxReplace) {
 		lease, err := s.server.opts.Scheduler.Acquire(ctx, r, func(w scheduler.Waiting) {
 			if err := s.say(w.String()); err != nil {
@@ -213,6 +231,7 @@ func (s *session) place(ctx context.Context, r scheduler.Request) (*placement, e
 		}
 		session, err := s.server.opts.Builders.Open(ctx, lease.Builder)
 		if err == nil {
+			s.server.opts.Recorder.Waited(time.Since(began))
 			return &placement{builder: lease.Builder, lease: lease, session: session, has: map[string]bool{}}, nil
 		}
 		lease.Release()

@@ -26,6 +26,7 @@ package dispatch
 import (
 	"context"
 	"io"
+	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/connect"
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
@@ -77,6 +78,17 @@ type Spool interface {
 	Create(info daemon.PathInfo) (*spool.Writer, error)
 	// Pin returns a NAR that is there.
 	Pin(path string) (*spool.Pin, bool)
+}
+
+// Recorder is told of events as they happen. It must not block.
+type Recorder interface {
+	// Waited tells how long a build has waited for a builder that it now has.
+	Waited(d time.Duration)
+	// Ended tells of a build that has ended on a builder; empty if it never had
+	// one.
+	Ended(builder, result string)
+	// Lost tells of a builder that was lost while a build needed it.
+	Lost(builder string)
 }
 
 // OnFleet returns the fleet as Builders.

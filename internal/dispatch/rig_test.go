@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -39,6 +41,7 @@ type rig struct {
 	spool   *spool.Store
 	network *sshtest.Network
 	served  chan error
+	events  events
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -82,7 +85,7 @@ func newRig(t *testing.T, opts rigOptions) *rig {
 	r.fleet = fleet.New(fleet.Options{Dial: r.dial, OnChange: r.ledger.Update, Logger: logger})
 	r.server = NewServer(Options{
 		Scheduler: r.ledger, Builders: OnFleet(r.fleet), Classes: classes{}, Spool: r.spool,
-		Limits: opts.limits, Version: "dispatcher of a test", Logger: logger,
+		Recorder: &r.events, Limits: opts.limits, Version: "dispatcher of a test", Logger: logger,
 	})
 	r.use(opts.builders...)
 	listener := r.network.Listen(address)
@@ -147,6 +150,28 @@ func (r *rig) noneLeft() {
 	if usage.Pinned != 0 {
 		r.t.Errorf("%d entries of the spool are still pinned", usage.Pinned)
 	}
+}
+
+// events is a Recorder that keeps what it is told.
+type events struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (e *events) add(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.list = append(e.list, fmt.Sprintf(format, args...))
+}
+
+func (e *events) Waited(d time.Duration)       { e.add("waited %v", d.Round(time.Second)) }
+func (e *events) Ended(builder, result string) { e.add("ended on %q: %s", builder, result) }
+func (e *events) Lost(builder string)          { e.add("lost %s", builder) }
+
+func (e *events) all() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.list)
 }
 
 // lockedBuffer is a buffer for concurrent use.

@@ -62,6 +62,7 @@ type Options struct {
 	Builders  Builders
 	Classes   Classes
 	Spool     Spool
+	Recorder  Recorder
 	Limits    Limits
 	// Version is what clients show as the daemon's version.
 	Version string
@@ -185,6 +186,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.hooks.close()
 	s.kill(ErrServerClosed)
 	return err
+}
+
+// Connections returns the number of clients' connections.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
 }
 
 // handshake is what clients are told.

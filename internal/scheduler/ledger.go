@@ -120,6 +120,13 @@ func (l *Local) Snapshot() Snapshot {
 	return s
 }
 
+// Waiting returns how many requests wait.
+func (l *Local) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
+}
+
 // abandon takes w out of the queue. A slot granted meanwhile goes back.
 func (l *Local) abandon(w *waiter) {
 	l.mu.Lock()

@@ -4,6 +4,7 @@
 package chart
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -126,6 +127,9 @@ func TestDispatchedExample(t *testing.T) {
 	}
 	if len(sidecar.Ports) != 1 || sidecar.Ports[0].Name != dispatcherPort {
 		t.Errorf("ports %+v, want %s, which the PodMonitor scrapes", sidecar.Ports, dispatcherPort)
+	}
+	if address := fmt.Sprintf("--metrics-address=:%d", sidecar.Ports[0].ContainerPort); !slices.Contains(sidecar.Args, address) {
+		t.Errorf("args %q lack %s: nothing listens on the port", sidecar.Args, address)
 	}
 	wantRestrictedContainer(t, pod.Spec, sidecar)
 	if mount := mountAt(sidecar, clientDir); mount == nil || mount.ReadOnly {
