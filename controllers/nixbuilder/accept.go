@@ -81,14 +81,14 @@ func (i identity) what() string {
 
 // identities returns everything by which the machines of a builder are
 // recognised: host and port, the host keys of its spec, and those that its
-// machines were verified by.
+// machines have shown.
 func identities(builder *v1alpha1.NixBuilder) []identity {
 	var all []identity
 	for i := range builder.Spec.Endpoints {
 		endpoint := &builder.Spec.Endpoints[i]
 		all = append(all, identity{id: endpoint.Address(), endpoint: endpoint.Name})
 		lines := endpoint.HostKeys
-		if status := builder.Status.Endpoint(endpoint.Name); status != nil && status.Address == endpoint.Address() {
+		if status := builder.Status.Endpoint(endpoint.Name); status != nil && status.Address == endpoint.Address() && loggedIn(status) {
 			lines = append(slices.Clip(lines), status.HostKey)
 		}
 		for _, line := range lines {
@@ -98,6 +98,13 @@ func identities(builder *v1alpha1.NixBuilder) []identity {
 		}
 	}
 	return all
+}
+
+// loggedIn reports whether the machine at the status' address was logged in to,
+// and so has shown the host key in it. A pin that an endpoint brought along from
+// another address is still to be compared with anything.
+func loggedIn(status *v1alpha1.EndpointStatus) bool {
+	return status.Credential != "" || status.ProtocolVersion != ""
 }
 
 // duplicateOf returns a message if an older builder of the namespace has a

@@ -79,12 +79,17 @@ func TestDuplicateOf(t *testing.T) {
 		})},
 		"the other has it pinned": {
 			other: builders.MakeNixBuilder("o").Created(older).TrustOnFirstUse().Endpoint("x", "x.example.com").
-				EndpointStatus(v1alpha1.EndpointStatus{Name: "x", Address: "x.example.com:22", HostKey: builders.HostKey("a.example.com")}),
+				EndpointStatus(v1alpha1.EndpointStatus{Name: "x", Address: "x.example.com:22", HostKey: builders.HostKey("a.example.com"), Credential: "key"}),
 			want: keyMessage,
 		},
 		"the other had it pinned at another place": {
 			other: builders.MakeNixBuilder("o").Created(older).TrustOnFirstUse().Endpoint("x", "x.example.com").
-				EndpointStatus(v1alpha1.EndpointStatus{Name: "x", Address: "old.example.com:22", HostKey: builders.HostKey("a.example.com")}),
+				EndpointStatus(v1alpha1.EndpointStatus{Name: "x", Address: "old.example.com:22", HostKey: builders.HostKey("a.example.com"), Credential: "key"}),
+		},
+		"mine has brought the pin along from another place": {
+			mine: builders.MakeNixBuilder("m").Created(younger).TrustOnFirstUse().Endpoint("a", "new.example.com").
+				EndpointStatus(v1alpha1.EndpointStatus{Name: "a", Address: "new.example.com:22", HostKey: builders.HostKey("a.example.com")}),
+			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey),
 		},
 		"one address in two spellings": {
 			mine:  builders.MakeNixBuilder("m").Created(younger).Endpoint("a", "2001:db8::7"),

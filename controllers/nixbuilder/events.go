@@ -83,12 +83,7 @@ func transitions(before, after *v1alpha1.NixBuilderStatus, pins map[string]strin
 		all = append(all, endpointTransitions(old, entry)...)
 	}
 	all = append(all, cordonTransitions(before, after)...)
-	for _, summary := range conditionTransitions(before, after, v1alpha1.ConditionReady, actionSummarise) {
-		if !told(all, summary.reason) {
-			all = append(all, summary)
-		}
-	}
-	return all
+	return append(all, summaryTransitions(before, after, all)...)
 }
 
 // told reports whether there is an event with that reason already.
@@ -101,18 +96,32 @@ func told(all []transition, reason string) bool {
 	return false
 }
 
-// conditionTransitions tells that a condition began or ceased to be False. That
-// it became True for the first time is no news, but for the summary.
+// summaryTransitions tells that Ready became True or False, where nothing told so
+// far has the same reason. Which reason it is False for varies with the probes
+// of a machine that fails now in this way and now in that, and is no news.
+func summaryTransitions(before, after *v1alpha1.NixBuilderStatus, all []transition) []transition {
+	old, now := before.Condition(v1alpha1.ConditionReady), after.Condition(v1alpha1.ConditionReady)
+	switch {
+	case now == nil, now.Status == metav1.ConditionUnknown,
+		old != nil && old.Status == now.Status, told(all, now.Reason):
+		return nil
+	}
+	return []transition{{
+		warning: now.Status == metav1.ConditionFalse, reason: now.Reason, action: actionSummarise, note: now.Message,
+	}}
+}
+
+// conditionTransitions tells that a condition began or ceased to be False, or is
+// False for another reason.
 func conditionTransitions(before, after *v1alpha1.NixBuilderStatus, conditionType, action string) []transition {
 	old, now := before.Condition(conditionType), after.Condition(conditionType)
 	if now == nil || old != nil && old.Status == now.Status && (now.Status != metav1.ConditionFalse || old.Reason == now.Reason) {
 		return nil
 	}
-	wasFalse := old != nil && old.Status == metav1.ConditionFalse
 	switch {
 	case now.Status == metav1.ConditionFalse:
 		return []transition{{warning: true, reason: now.Reason, action: action, note: now.Message}}
-	case now.Status == metav1.ConditionTrue && (wasFalse || conditionType == v1alpha1.ConditionReady):
+	case now.Status == metav1.ConditionTrue && old != nil && old.Status == metav1.ConditionFalse:
 		return []transition{{reason: now.Reason, action: action, note: now.Message}}
 	}
 	return nil

@@ -86,6 +86,10 @@ func TestTransitions(t *testing.T) {
 			want:   []string{"Warning ConnectionRefused a"},
 		},
 		"fails in another way at the same step": {before: status{Endpoints: unhealthy}, after: status{Endpoints: timeout}},
+		"fails in another way, and the builder with it": {
+			before: status{Conditions: conditions("Ready", "False", "ConnectionRefused"), Endpoints: unhealthy},
+			after:  status{Conditions: conditions("Ready", "False", "ConnectTimeout"), Endpoints: timeout},
+		},
 		"fails at another step": {
 			before: status{Endpoints: unhealthy}, after: status{Endpoints: changed}, want: []string{"Warning HostKeyChanged a"},
 		},

@@ -91,9 +91,14 @@ func (s *scope) endpointStatus(endpoint *v1alpha1.Endpoint) v1alpha1.EndpointSta
 		}
 	}
 
-	// What was learned once stays until the machine says something else.
+	// What was learned once stays until the machine says something else. Of
+	// another machine nothing is known, but the key that it is held to.
 	if !sameMachine {
-		old = &v1alpha1.EndpointStatus{HostKey: old.HostKey}
+		known := v1alpha1.EndpointStatus{}
+		if usesPin(&s.builder.Spec, endpoint) {
+			known.HostKey = old.HostKey
+		}
+		old = &known
 	}
 	entry.NixVersion = clip(orElse(facts.NixVersion, old.NixVersion), v1alpha1.MaxTextLength)
 	entry.ProtocolVersion = clip(orElse(facts.ProtocolVersion, old.ProtocolVersion), v1alpha1.MaxTextLength)

@@ -88,6 +88,16 @@ func TestEndpointStatus(t *testing.T) {
 			want: func(s *v1alpha1.EndpointStatus) {
 				*s = v1alpha1.EndpointStatus{
 					Name: "a", Address: "a.example.com:22", State: v1alpha1.EndpointUnknown,
+					Reason: "NotProbed", Message: "not probed yet", LastTransitionTime: at(testTime),
+				}
+			},
+		},
+		"another machine, held to the pin": {
+			builder: one().TrustOnFirstUse(), snapshot: newSnapshot(),
+			old: func(s *v1alpha1.EndpointStatus) { s.Address = "old.example.com:22" },
+			want: func(s *v1alpha1.EndpointStatus) {
+				*s = v1alpha1.EndpointStatus{
+					Name: "a", Address: "a.example.com:22", State: v1alpha1.EndpointUnknown,
 					Reason: "NotProbed", Message: "not probed yet",
 					HostKey: builders.HostKey("a"), LastTransitionTime: at(testTime),
 				}
