@@ -32,6 +32,10 @@ var (
 // maxJobsLimit is the most builds at once that a spec may declare for a machine.
 const maxJobsLimit = 1024
 
+// maxDiscovered is the most bytes of systems, and of features, that are kept of
+// one machine: all that 64 machines may say has to fit into an object.
+const maxDiscovered = 2048
+
 // status computes the whole status from what this pass has learned.
 func (s *scope) status() v1alpha1.NixBuilderStatus {
 	builder := s.builder
@@ -161,7 +165,11 @@ func (s *scope) settings(entry *v1alpha1.EndpointStatus, endpoint *v1alpha1.Endp
 	}
 	entry.MaxJobs = orElse(endpoint.MaxJobs, spec.MaxJobs)
 	if entry.MaxJobs == 0 && discovery {
-		entry.MaxJobs = orElse(int32(min(max(facts.MaxJobs, 0), maxJobsLimit)), old.MaxJobs)
+		entry.MaxJobs = int32(min(max(facts.MaxJobs, 0), maxJobsLimit))
+		if facts.Features == nil {
+			// Features and jobs are told together or not at all.
+			entry.MaxJobs = orElse(entry.MaxJobs, old.MaxJobs)
+		}
 	}
 	if entry.MaxJobs == 0 && (seen || !discovery) {
 		entry.MaxJobs = 1
@@ -171,18 +179,25 @@ func (s *scope) settings(entry *v1alpha1.EndpointStatus, endpoint *v1alpha1.Endp
 // discovered sorts and bounds what a builder told of itself; where it told
 // nothing, what it told earlier stands.
 func discovered(told []string, pattern *regexp.Regexp, limit int, earlier []string) []string {
+	if told == nil {
+		return earlier
+	}
 	var kept []string
 	for _, item := range told {
 		if len(item) <= v1alpha1.MaxTextLength && pattern.MatchString(item) {
 			kept = append(kept, item)
 		}
 	}
-	if len(kept) == 0 {
-		return earlier
-	}
 	slices.Sort(kept)
 	kept = slices.Compact(kept)
-	return kept[:min(len(kept), limit)]
+	kept = kept[:min(len(kept), limit)]
+	room := maxDiscovered
+	for i, item := range kept {
+		if room -= len(item); room < 0 {
+			return kept[:i]
+		}
+	}
+	return kept
 }
 
 // display joins a set for a column, with an end mark where it gets too long.

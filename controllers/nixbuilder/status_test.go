@@ -134,6 +134,24 @@ func TestEndpointStatus(t *testing.T) {
 			}(),
 			want: func(s *v1alpha1.EndpointStatus) { s.MaxJobs = 1 },
 		},
+		"a builder that takes no builds of its own any more": {
+			builder: one(), old: func(*v1alpha1.EndpointStatus) {},
+			snapshot: func() probe.Snapshot {
+				s := healthySnapshot()
+				s.Result.Facts.MaxJobs, s.Result.Facts.Features = 0, []string{}
+				return s
+			}(),
+			want: func(s *v1alpha1.EndpointStatus) { s.MaxJobs, s.Features = 1, nil },
+		},
+		"a builder that ceases to tell": {
+			builder: one(), old: func(*v1alpha1.EndpointStatus) {},
+			snapshot: func() probe.Snapshot {
+				s := healthySnapshot()
+				s.Result.Facts.MaxJobs, s.Result.Facts.Features, s.Result.Facts.Systems = 0, nil, nil
+				return s
+			}(),
+			want: func(*v1alpha1.EndpointStatus) {},
+		},
 		"a builder that boasts": {
 			builder: one(),
 			snapshot: func() probe.Snapshot {
@@ -205,25 +223,47 @@ func TestStatusIsAFixedPoint(t *testing.T) {
 }
 
 // After a restart the prober starts from what status says: passes before the
-// first probe must not change it.
+// first probe must not change it, whatever it was that the last one found.
 func TestStatusSurvivesARestart(t *testing.T) {
 	t.Parallel()
-	for name, snapshot := range map[string]probe.Snapshot{
-		"healthy":   healthySnapshot(),
-		"doubtful":  doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonDiscoveryUnavailable, "a: silent"),
-		"suspect":   failedSnapshot(probe.StateSuspect, probe.StepReachable, probe.ReasonConnectTimeout, "a: no answer"),
-		"unhealthy": failedSnapshot(probe.StateUnhealthy, probe.StepTrusted, probe.ReasonUserNotTrusted, "a: not trusted"),
-	} {
+	all := map[string]probe.Snapshot{"healthy": healthySnapshot()}
+	for _, entry := range probe.Catalogue() {
+		name := string(entry.Reason)
+		message := "a (a.example.com:22): " + entry.Meaning
+		switch entry.Status {
+		case probe.StatusUnknown:
+			all[name] = doubtfulSnapshot(entry.Step, entry.Reason, message)
+		case probe.StatusFalse:
+			all[name+", unhealthy"] = failedSnapshot(probe.StateUnhealthy, entry.Step, entry.Reason, message)
+			all[name+", suspect"] = failedSnapshot(probe.StateSuspect, entry.Step, entry.Reason, message)
+			never := failedSnapshot(probe.StateSuspect, entry.Step, entry.Reason, message)
+			never.LastHealthy = time.Time{}
+			all[name+", suspect without ever having been healthy"] = never
+		}
+	}
+	silent := healthySnapshot()
+	silent.Result.Facts.Systems, silent.Result.Facts.Features, silent.Result.Facts.MaxJobs = nil, nil, 0
+	all["no answer to discovery"] = silent
+	idle := healthySnapshot()
+	idle.Result.Facts.Features, idle.Result.Facts.MaxJobs = []string{}, 0
+	all["neither features nor jobs"] = idle
+
+	for name, snapshot := range all {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			builder := one().Obj()
-			builder.Status = newScope(builder, snapshots(snapshot)).status()
-
-			kept := restored(&builder.Status.Endpoints[0], "a.example.com:22", testTime)
-			if kept == nil {
-				t.Fatal("nothing is restored")
+			builder := one().Endpoint("b", "b.example.com").Obj()
+			snapshots := map[string]probe.Snapshot{"a": snapshot, "b": healthySnapshot()}
+			builder.Status = newScope(builder, snapshots).status()
+			kept := map[string]probe.Snapshot{}
+			for i := range builder.Spec.Endpoints {
+				endpoint := &builder.Spec.Endpoints[i]
+				one := restored(builder.Status.Endpoint(endpoint.Name), endpoint.Address(), testTime)
+				if one == nil {
+					t.Fatalf("nothing is restored of %s", endpoint.Name)
+				}
+				kept[endpoint.Name] = *one
 			}
-			after := newScope(builder, snapshots(*kept))
+			after := newScope(builder, kept)
 			after.now = testTime.Add(time.Minute)
 			if diff := cmp.Diff(builder.Status, after.status()); diff != "" {
 				t.Errorf("the restart changes the status (-before +after):\n%s", diff)
@@ -264,6 +304,18 @@ func TestSummary(t *testing.T) {
 	want := []any{int64(7), int32(3), int32(2), "2/3", "i686-linux,x86_64-linux", int32(8), "2.26.3,2.34.1"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+}
+
+func TestDiscoveredIsBounded(t *testing.T) {
+	t.Parallel()
+	var told []string
+	for i := range 100 {
+		told = append(told, fmt.Sprintf("%03d%s", i, strings.Repeat("x", v1alpha1.MaxTextLength-3)))
+	}
+	got := discovered(told, featurePattern, v1alpha1.MaxStatusFeatures, nil)
+	if want := maxDiscovered / v1alpha1.MaxTextLength; len(got) != want {
+		t.Errorf("%d of the longest features are kept, want %d", len(got), want)
 	}
 }
 
