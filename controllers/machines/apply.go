@@ -15,7 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
@@ -32,6 +31,8 @@ const (
 	written
 	// conflicting: a ConfigMap of that name is not ours.
 	conflicting
+	// postponed: it is to be written, but was just now; see pace.
+	postponed
 )
 
 // publish brings the ConfigMap of a namespace to the content, unless it has it
@@ -55,6 +56,9 @@ func (r *Reconciler) publish(ctx context.Context, namespace string, builders []v
 		if current.Annotations[ContentHashAnnotation] == hash && has(current, content.Data, owners) {
 			return unchanged, nil
 		}
+		if !urgent(current, content.Data, owners) && r.pace.wait(namespace, r.clock.Now()) > 0 {
+			return postponed, nil
+		}
 	}
 	apply := corev1apply.ConfigMap(ConfigMapName, namespace).
 		WithLabels(map[string]string{ManagedByLabel: ManagedBy}).
@@ -73,6 +77,7 @@ func (r *Reconciler) publish(ctx context.Context, namespace string, builders []v
 	if err := r.client.Apply(ctx, apply, client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
 		return unchanged, fmt.Errorf("apply ConfigMap %s/%s: %w", namespace, ConfigMapName, err)
 	}
+	r.pace.note(namespace, r.clock.Now())
 	return written, nil
 }
 
@@ -138,12 +143,7 @@ func has(current *corev1.ConfigMap, data map[string]string, owners []owner) bool
 			return false
 		}
 	}
-	for _, owner := range owners {
-		if !slices.ContainsFunc(current.OwnerReferences, func(reference metav1.OwnerReference) bool { return reference.UID == owner.uid }) {
-			return false
-		}
-	}
-	return true
+	return hasOwners(current, owners)
 }
 
 // contentHash is a hash of everything that is applied and can differ.

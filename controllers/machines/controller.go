@@ -63,6 +63,7 @@ type Reconciler struct {
 	metrics  *Metrics
 	clock    clock.PassiveClock
 	warnings warnings
+	pace     pace
 }
 
 // NewReconciler returns a Reconciler. It works without a manager, too.
@@ -141,6 +142,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if len(builders) == 0 {
 		r.metrics.forget(namespace)
 		r.warnings.clear(namespace)
+		r.pace.forget(namespace)
 		result, err := r.withdraw(ctx, namespace)
 		if result == written {
 			ctrl.LoggerFrom(ctx).Info("Deleted ConfigMap, since the namespace has no NixBuilder any more")
@@ -160,9 +162,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return r.settled(ctx, err)
 	}
-	if result == conflicting {
+	switch result {
+	case conflicting:
 		r.warn(ctx, builders, problemConflict)
 		return ctrl.Result{}, nil
+	case postponed:
+		return ctrl.Result{RequeueAfter: max(r.pace.wait(namespace, now), time.Millisecond)}, nil
 	}
 	r.warnings.clear(namespace)
 	r.metrics.problem(namespace, "")

@@ -131,8 +131,8 @@ func (e *endpoint) inUse() bool { return e.state.InUse() }
 func (e *endpoint) listable() bool {
 	switch {
 	case e.cordon != nil,
-		e.state.FailedCondition == v1alpha1.ConditionHostKeyVerified && !e.inUse(),
-		e.state.FailedCondition == v1alpha1.ConditionCredentialsValid && !e.inUse(),
+		e.state.FailedCondition == v1alpha1.ConditionHostKeyVerified,
+		e.state.FailedCondition == v1alpha1.ConditionCredentialsValid,
 		len(e.hostKeys) == 0 && len(e.authorities) == 0,
 		len(e.systems) == 0,
 		e.secret == "":
