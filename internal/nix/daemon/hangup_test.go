@@ -31,6 +31,7 @@ func TestWatchHangup(t *testing.T) {
 		"stopped, then the next request":          hangupStoppedThenTheNextRequest,
 		"watched again without a request between": hangupWatchedAgainWithoutARequestBetween,
 		"closed before the watch":                 hangupClosedBeforeTheWatch,
+		"next request before the watch ends":      hangupNextRequestBeforeTheWatchEnds,
 		"client pipelines":                        hangupClientPipelines,
 		"client pipelines, then closes":           hangupClientPipelinesThenCloses,
 		"client sends more than is read ahead":    hangupClientSendsMoreThanIsReadAhead,
@@ -115,6 +116,24 @@ func hangupClosedBeforeTheWatch(t *testing.T, s *Server, p scriptedPeer) {
 	ctx, stop := s.WatchHangup(t.Context())
 	defer stop()
 	wantGone(t, ctx)
+}
+
+// A client that has its reply asks again at once, maybe before stop is called. It
+// then waits for the answer and sends nothing that would end the read under way.
+func hangupNextRequestBeforeTheWatchEnds(t *testing.T, s *Server, p scriptedPeer) {
+	t.Helper()
+	for range 3 {
+		_, stop := s.WatchHangup(t.Context())
+		if err := s.ReplyPathInfo(nil, false); err != nil {
+			t.Fatal(err)
+		}
+		p.say(hangupRequest)
+		synctest.Wait() // the watch has taken it and reads on
+		stop()
+		if req, err := s.Next(); err != nil || req.(*QueryPathInfo).Path != pathA {
+			t.Fatalf("the request that was read ahead: %v, %v", req, err)
+		}
+	}
 }
 
 func hangupClientPipelines(t *testing.T, s *Server, p scriptedPeer) {
