@@ -53,6 +53,8 @@ type rigOptions struct {
 	builders []*machine
 	spool    int64
 	limits   Limits
+	// dial reaches other builders than those in memory.
+	dial fleet.Dialer
 }
 
 // classes knows a class by the system and features in its name, and one slot
@@ -82,7 +84,10 @@ func newRig(t *testing.T, opts rigOptions) *rig {
 		t.Fatal(err)
 	}
 	r.ledger = scheduler.NewLocal(scheduler.LocalOptions{})
-	r.fleet = fleet.New(fleet.Options{Dial: r.dial, OnChange: r.ledger.Update, Logger: logger})
+	if opts.dial == nil {
+		opts.dial = r.dial
+	}
+	r.fleet = fleet.New(fleet.Options{Dial: opts.dial, OnChange: r.ledger.Update, Logger: logger})
 	r.server = NewServer(Options{
 		Scheduler: r.ledger, Builders: OnFleet(r.fleet), Classes: classes{}, Spool: r.spool,
 		Recorder: &r.events, Limits: opts.limits, Version: "dispatcher of a test", Logger: logger,

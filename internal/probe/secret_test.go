@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/asn1"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -43,39 +42,12 @@ func TestSecretIsNeverShown(t *testing.T) {
 		t.Error(err)
 	}
 	shown.Write(text)
-	if leaked := leaks(shown.String(), []byte(word)); leaked != "" {
+	if leaked := sshtest.Leaked(shown.String(), []byte(word)); leaked != "" {
 		t.Errorf("shown: %q in\n%s", leaked, shown.String())
 	}
 	if !strings.Contains(shown.String(), "[redacted, 9 bytes]") {
 		t.Errorf("no placeholder in\n%s", shown.String())
 	}
-}
-
-// leaks looks for a secret in a text: raw, in hexadecimal, as numbers, in base64 at
-// any offset, and any eight characters of a line of it.
-func leaks(text string, secret []byte) string {
-	forms := []string{
-		string(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret),
-		strings.Trim(fmt.Sprint(secret), "[]"),
-	}
-	for offset := range min(3, len(secret)) {
-		encoded := base64.StdEncoding.EncodeToString(secret[offset:])
-		forms = append(forms, strings.TrimRight(encoded, "=")[:len(encoded)*3/4])
-	}
-	for line := range strings.Lines(string(secret)) {
-		if line = strings.TrimSpace(line); strings.HasPrefix(line, "-----") {
-			continue
-		}
-		for i := 0; i+8 <= len(line); i++ {
-			forms = append(forms, line[i:i+8])
-		}
-	}
-	for _, form := range forms {
-		if strings.Contains(text, form) {
-			return form
-		}
-	}
-	return ""
 }
 
 // TestNoKeyMaterial runs the prober with good, malformed, locked and refused keys at
@@ -138,7 +110,7 @@ func TestNoKeyMaterial(t *testing.T) {
 	// A key file holds its public half too, which begins as every host key does.
 	shown = strings.ReplaceAll(shown, sshconn.AuthorizedKey(server.HostKey()), "")
 	for name, secret := range secrets {
-		if leaked := leaks(shown, secret); leaked != "" {
+		if leaked := sshtest.Leaked(shown, secret); leaked != "" {
 			t.Errorf("the %s key is shown: %q", name, leaked)
 		}
 	}
