@@ -173,7 +173,7 @@ func printTable(w io.Writer, endpoints int, interval time.Duration, phases []pha
 	row("CPU, cores", func(p *phase) string {
 		return fmt.Sprintf("%.3f", (p.after.cpu-p.before.cpu).Seconds()/p.to.Sub(p.from).Seconds())
 	})
-	row("CPU by probe, ms", func(p *phase) string {
+	row("CPU by such a probe, ms", func(p *phase) string {
 		return fmt.Sprintf("%.2f", 1000*(p.after.cpu-p.before.cpu).Seconds()/float64(max(1, p.probes)))
 	})
 	row("memory, MiB", func(p *phase) string { return mebibytes(p.after.resident) })
