@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -29,8 +31,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
 	"nixbuilder.io/nix-builder-operator/test/builders"
 	"nixbuilder.io/nix-builder-operator/test/chart"
+	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
 
 // What the chart says has to be enough for the real operator: it runs here
@@ -83,7 +88,98 @@ var _ = Describe("The operator", Ordered, func() {
 			Expect(operator.log.String()).NotTo(ContainSubstring("forbidden"))
 		})
 	}
+
+	It("is one of two, of which the other takes over without a trace", func(ctx SpecContext) {
+		install("install", "extraArgs={--denied-ranges=}", "log.level=debug")
+		DeferCleanup(uninstall)
+		expectCRD(ctx)
+		builder, server := realBuilder(ctx, "ci")
+		// What others see: the objects, and what was told about them.
+		look := func() seen { return look(ctx, builder) }
+
+		first := startOperator(ctx, program)
+		Eventually(look).WithTimeout(patience).Should(And(
+			HaveField("Ready", "AllHealthy"), HaveField("Lines", ContainSubstring("x86_64-linux"))), first.log.String)
+		second := startOperator(ctx, program)
+		for _, operator := range []*operator{first, second} {
+			Eventually(operator.ready).WithTimeout(patience).Should(Succeed(), operator.log.String)
+		}
+		// The last event may still be under way.
+		Eventually(server.Accepted).WithTimeout(patience).Should(BeNumerically(">=", server.Accepted()+2))
+		before := look()
+		Expect(before.Events).NotTo(BeZero())
+		Expect(second.log.String()).NotTo(ContainSubstring(probed))
+
+		Expect(first.command.Process.Kill()).To(Succeed())
+		<-first.done
+		Expect(second.ready()).To(Succeed())
+		Eventually(func() int { return strings.Count(second.log.String(), probed) }).WithTimeout(patience).Should(BeNumerically(">=", 2), second.log.String)
+		Expect(look()).To(Equal(before))
+		Expect(second.log.String()).NotTo(ContainSubstring("forbidden"))
+	})
 })
+
+// probed is what the operator logs at level debug after each probe.
+const probed = `"msg":"Probed builder"`
+
+// realBuilder makes a NixBuilder in a namespace, and the machine for it in this
+// process.
+func realBuilder(ctx SpecContext, namespace string) (*v1alpha1.NixBuilder, *sshtest.Server) {
+	GinkgoHelper()
+	nix := daemontest.New(daemontest.Options{Trust: daemon.Trusted})
+	DeferCleanup(nix.Close)
+	server := sshtest.New(GinkgoTB(), sshtest.Behavior{Exec: sshtest.NixShell(nix.Serve)})
+	host, port, err := net.SplitHostPort(server.Addr())
+	Expect(err).NotTo(HaveOccurred())
+	number, err := strconv.Atoi(port)
+	Expect(err).NotTo(HaveOccurred())
+	key, _ := sshtest.NewKeyFile(GinkgoTB())
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: builders.DefaultSecret, Labels: map[string]string{v1alpha1.CredentialLabel: "true"}},
+		Type:       corev1.SecretTypeSSHAuth,
+		Data:       map[string][]byte{corev1.SSHAuthPrivateKey: key},
+	}
+	builder := builders.MakeNixBuilder("linux").Namespace(namespace).
+		EndpointWith(v1alpha1.Endpoint{Name: "a", Host: host, Port: int32(number)}).TrustOnFirstUse().
+		Change(func(b *v1alpha1.NixBuilder) { b.Spec.Probe.IntervalSeconds, b.Spec.Probe.TimeoutSeconds = 5, 5 }).Obj()
+	for _, object := range []client.Object{secret, builder} {
+		Expect(apiServer.Create(ctx, object)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(apiServer.Delete(ctx, object)).To(Succeed()) })
+	}
+	return builder, server
+}
+
+// seen is what others see of a builder and of the operator's work on it.
+type seen struct {
+	Ready, Lines       string
+	Builder, ConfigMap string // versions
+	Events             int    // each with all its repetitions
+}
+
+func look(ctx SpecContext, builder *v1alpha1.NixBuilder) seen {
+	GinkgoHelper()
+	now := &v1alpha1.NixBuilder{}
+	Expect(apiServer.Get(ctx, client.ObjectKeyFromObject(builder), now)).To(Succeed())
+	published := &corev1.ConfigMap{}
+	key := client.ObjectKey{Namespace: builder.Namespace, Name: "nix-machines"}
+	Expect(client.IgnoreNotFound(apiServer.Get(ctx, key, published))).To(Succeed())
+	s := seen{Builder: now.ResourceVersion, ConfigMap: published.ResourceVersion, Lines: published.Data["machines"]}
+	if ready := now.Status.Condition(v1alpha1.ConditionReady); ready != nil {
+		s.Ready = ready.Reason
+	}
+	var told eventsv1.EventList
+	Expect(apiServer.List(ctx, &told, client.InNamespace(builder.Namespace))).To(Succeed())
+	for _, event := range told.Items {
+		if event.Regarding.UID != builder.UID {
+			continue
+		}
+		s.Events++
+		if event.Series != nil {
+			s.Events += int(event.Series.Count)
+		}
+	}
+	return s
+}
 
 // operator is a running manager.
 type operator struct {

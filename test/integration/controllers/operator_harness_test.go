@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,40 +106,18 @@ func (b *syncBuffer) String() string {
 // machine is a builder in this process: an SSH server with a Nix behind it.
 type machine struct {
 	*sshtest.Server
-	nix *daemontest.Daemon
+	run sshtest.Exec
 }
 
 // startMachine runs a machine until the end of the spec.
 func startMachine() *machine {
 	GinkgoHelper()
-	m := &machine{nix: daemontest.New(daemontest.Options{Trust: daemon.Trusted})}
-	DeferCleanup(m.nix.Close)
+	nix := daemontest.New(daemontest.Options{Trust: daemon.Trusted})
+	DeferCleanup(nix.Close)
+	m := &machine{run: sshtest.NixShell(nix.Serve)}
 	m.Server = sshtest.New(GinkgoTB(), sshtest.Behavior{Exec: m.run})
 	return m
 }
-
-// run does what the shell of a builder does with what the prober asks for.
-func (m *machine) run(command string, stdio sshtest.Stdio) int {
-	switch {
-	case strings.HasSuffix(command, "nix-daemon --stdio"):
-		_ = m.nix.Serve(connection{stdio})
-	case strings.Contains(command, "nix-store"):
-		_, _ = io.WriteString(stdio.Stdout, "nix-store (Nix) 2.34.8\nSystem type: x86_64-linux\n")
-	case strings.Contains(command, "config show --json"):
-		_, _ = io.WriteString(stdio.Stdout,
-			`{"system":{"value":"x86_64-linux"},"extra-platforms":{"value":[]},"system-features":{"value":["kvm"]},"max-jobs":{"value":4}}`)
-	default:
-		return 127
-	}
-	return 0
-}
-
-// connection joins the input and output of a command.
-type connection struct{ sshtest.Stdio }
-
-func (c connection) Read(p []byte) (int, error)  { return c.Stdin.Read(p) }
-func (c connection) Write(p []byte) (int, error) { return c.Stdout.Write(p) }
-func (c connection) Close() error                { return nil }
 
 // endpoint describes the machine to a NixBuilder.
 func (m *machine) endpoint(name string) v1alpha1.Endpoint {

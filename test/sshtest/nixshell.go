@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package sshtest
+
+import (
+	"io"
+	"strings"
+)
+
+// NixShell returns the shell of a builder for x86_64-linux with feature kvm and
+// four jobs: it runs what a prober asks for. daemon serves the connections to
+// nix-daemon.
+func NixShell(daemon func(io.ReadWriteCloser) error) Exec {
+	return func(command string, stdio Stdio) int {
+		switch {
+		case strings.HasSuffix(command, "nix-daemon --stdio"):
+			_ = daemon(stdioConn{stdio}) // how a connection ends is the client's to judge
+		case strings.Contains(command, "nix-store"):
+			_, _ = io.WriteString(stdio.Stdout, "nix-store (Nix) 2.34.8\nSystem type: x86_64-linux\n")
+		case strings.Contains(command, "config show --json"):
+			_, _ = io.WriteString(stdio.Stdout,
+				`{"system":{"value":"x86_64-linux"},"extra-platforms":{"value":[]},"system-features":{"value":["kvm"]},"max-jobs":{"value":4}}`)
+		default:
+			return 127
+		}
+		return 0
+	}
+}
+
+// stdioConn joins the input and output of a command. The session closes them.
+type stdioConn struct{ Stdio }
+
+func (c stdioConn) Read(p []byte) (int, error)  { return c.Stdin.Read(p) }
+func (c stdioConn) Write(p []byte) (int, error) { return c.Stdout.Write(p) }
+func (c stdioConn) Close() error                { return nil }
