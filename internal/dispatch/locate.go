@@ -31,7 +31,8 @@ func (s *session) queryValidPaths(r *daemon.QueryValidPaths) error {
 	s.substitute = s.substitute || r.Substitute
 	there := map[string]bool{}
 	var rest []string
-	for _, path := range r.Paths {
+	paths := distinct(r.Paths)
+	for _, path := range paths {
 		if s.inputs.add(path) {
 			there[path] = true
 		} else {
@@ -53,7 +54,21 @@ func (s *session) queryValidPaths(r *daemon.QueryValidPaths) error {
 	for path := range there {
 		s.inputs.present[path] = true
 	}
-	return s.daemon.ReplyPaths(slices.DeleteFunc(r.Paths, func(path string) bool { return !there[path] }))
+	return s.daemon.ReplyPaths(slices.DeleteFunc(paths, func(path string) bool { return !there[path] }))
+}
+
+// distinct returns paths without repetitions: a set, says the protocol, but nothing
+// keeps a client to that.
+func distinct(paths []string) []string {
+	seen := make(map[string]bool, len(paths))
+	var out []string
+	for _, path := range paths {
+		if !seen[path] {
+			seen[path] = true
+			out = append(out, path)
+		}
+	}
+	return out
 }
 
 // locate adds to there those of paths that two builders of the class have; one,
@@ -64,7 +79,9 @@ func (s *session) locate(ctx context.Context, paths []string, there map[string]b
 	if len(usable) < need {
 		return
 	}
-	holders := s.server.holders(ctx, usable, paths, need)
+	ctx, cancel := context.WithTimeout(ctx, s.server.limits.Locate)
+	defer cancel()
+	holders := s.server.holders(ctx, s.server.tardy.prompt(usable, maxAsked), paths, need)
 	for _, path := range paths {
 		if len(holders[path]) >= need {
 			there[path] = true
@@ -94,7 +111,7 @@ func (s *session) locateSubstitutes(ctx context.Context, paths []string, there m
 	usable, _ := s.candidates()
 	ctx, cancel := context.WithTimeout(ctx, s.server.limits.Substitutes)
 	defer cancel()
-	found := s.server.askEach(ctx, usable, paths, 1, func(ctx context.Context, b Builder) ([]string, error) {
+	found := s.server.askEach(ctx, s.server.tardy.prompt(usable, maxAsked), paths, 1, func(ctx context.Context, b Builder) ([]string, error) {
 		return b.QuerySubstitutablePaths(ctx, paths)
 	})
 	for path := range found {
@@ -102,11 +119,21 @@ func (s *session) locateSubstitutes(ctx context.Context, paths []string, there m
 	}
 }
 
+// sources returns the builders from which an input can be fetched for another:
+// those that can be reached, also where they take no new builds.
+func (s *session) sources(target string) []string {
+	var ids []string
+	for _, b := range s.server.opts.Builders.Builders() {
+		if b.ID != target && b.Down == "" && b.Serves(s.class) {
+			ids = append(ids, b.ID)
+		}
+	}
+	return ids
+}
+
 // holders asks builders which of paths they have, without substitution. It stops
-// when every path has enough holders, or when the time is up.
+// when every path has enough holders, or when ctx ends.
 func (s *Server) holders(ctx context.Context, ids, paths []string, enough int) map[string][]string {
-	ctx, cancel := context.WithTimeout(ctx, s.limits.Locate)
-	defer cancel()
 	return s.askEach(ctx, ids, paths, enough, func(ctx context.Context, b Builder) ([]string, error) {
 		return b.QueryValidPaths(ctx, paths, false, nil)
 	})
@@ -121,8 +148,12 @@ func (s *Server) askEach(ctx context.Context, ids, paths []string, enough int, a
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	named := make(map[string][]string, len(paths))
+	asked := make(map[string]bool, len(paths))
+	for _, path := range paths {
+		asked[path] = true
+	}
 	lacking := len(paths)
-	for _, id := range s.tardy.prompt(ids, maxAsked) {
+	for _, id := range ids {
 		wg.Go(func() {
 			found, err := s.askOne(ctx, id, ask)
 			if errors.Is(err, context.DeadlineExceeded) {
@@ -130,7 +161,10 @@ func (s *Server) askEach(ctx context.Context, ids, paths []string, enough int, a
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			for _, path := range found {
+			for _, path := range distinct(found) {
+				if !asked[path] {
+					continue
+				}
 				named[path] = append(named[path], id)
 				if len(named[path]) == enough {
 					lacking--

@@ -8,10 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
+
+// sourceTimeout bounds asking builders for an input that is needed.
+const sourceTimeout = 30 * time.Second
 
 // supply makes sure that the placement's builder has paths: it asks what is
 // missing and sends that, from the spool or from another builder.
@@ -76,16 +81,10 @@ func (s *session) gather(ctx context.Context, paths []string, target string) ([]
 	if len(away) == 0 {
 		return parcels, nil
 	}
-	usable, _ := s.candidates()
-	var others []string
-	for _, id := range usable {
-		if id != target {
-			others = append(others, id)
-		}
-	}
-	holders := s.server.holders(ctx, others, away, 1)
+	others := s.sources(target)
+	holders := s.whoHas(ctx, others, away)
 	for _, path := range away {
-		one, err := s.fetch(ctx, path, holders[path])
+		one, err := s.fetch(ctx, path, holders[path], others)
 		if err != nil {
 			return nil, err
 		}
@@ -98,18 +97,32 @@ func fromSpool(pin *spool.Pin) parcel {
 	return parcel{info: pin.Info(), open: func() (io.ReadCloser, error) { return pin.Open() }}
 }
 
-// fetch gets a path from the first of the holders that gives it.
-func (s *session) fetch(ctx context.Context, path string, holders []string) (parcel, error) {
+// whoHas asks builders for paths that the build cannot do without. So it has more
+// patience than a question for the sake of speed, and asks those that were late, too.
+func (s *session) whoHas(ctx context.Context, ids, paths []string) map[string][]string {
+	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
+	defer cancel()
+	return s.server.holders(ctx, ids, paths, 1)
+}
+
+// fetch gets a path from the first of the holders that gives it, or else from
+// another builder that has it, too.
+func (s *session) fetch(ctx context.Context, path string, holders, all []string) (parcel, error) {
 	reasons := []error{fmt.Errorf("input %s is no longer in the spool nor on a builder that could be asked: start the build again", path)}
-	for _, id := range holders {
-		one, err := s.fetchFrom(ctx, path, id)
-		if err == nil {
-			return one, nil
+	for len(holders) > 0 {
+		for _, id := range holders {
+			one, err := s.fetchFrom(ctx, path, id)
+			if err == nil {
+				return one, nil
+			}
+			if ctx.Err() != nil {
+				return parcel{}, context.Cause(ctx)
+			}
+			reasons = append(reasons, err)
 		}
-		if ctx.Err() != nil {
-			return parcel{}, context.Cause(ctx)
-		}
-		reasons = append(reasons, err)
+		tried := holders
+		all = slices.DeleteFunc(slices.Clone(all), func(id string) bool { return slices.Contains(tried, id) })
+		holders = s.whoHas(ctx, all, []string{path})[path]
 	}
 	return parcel{}, errors.Join(reasons...)
 }
