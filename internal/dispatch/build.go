@@ -166,7 +166,7 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 	if err := s.supply(ctx, p, b.inputs()); err != nil {
 		return nil, err
 	}
-	result, err := p.session.BuildDerivation(ctx, b.request.DrvPath, b.request.Derivation, b.log.relay)
+	result, err := b.execute(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -174,12 +174,24 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 		p.session.Close()
 		return result, nil
 	}
+	defer s.doing(p.builder, "returns outputs")()
 	d, err := s.collect(ctx, p, b.request.Derivation, result)
 	if err != nil {
 		return nil, err
 	}
 	s.hook.add(d)
 	return result, nil
+}
+
+// execute runs the derivation. A build may be silent for as long as it likes; but a
+// builder that has not even begun it may hang, and the user should know.
+func (b *build) execute(ctx context.Context, p *placement) (*daemon.BuildResult, error) {
+	begun := b.session.doing(p.builder, "has not begun the build")
+	defer begun()
+	return p.session.BuildDerivation(ctx, b.request.DrvPath, b.request.Derivation, func(m daemon.Message) error {
+		begun()
+		return b.log.relay(m)
+	})
 }
 
 // inputs are the paths that the builder must have: what the client has named and

@@ -30,7 +30,7 @@ func (s *session) supply(ctx context.Context, p *placement, paths []string) erro
 	if len(unsure) == 0 {
 		return nil
 	}
-	valid, err := p.session.QueryValidPaths(ctx, unsure, s.substitute, s.daemon.Send)
+	valid, err := s.lookUp(ctx, p, unsure)
 	if err != nil {
 		return err
 	}
@@ -50,6 +50,7 @@ func (s *session) supply(ctx context.Context, p *placement, paths []string) erro
 	if err != nil {
 		return err
 	}
+	defer s.doing(p.builder, "receives inputs")()
 	if err := send(ctx, p.session, inOrder(parcels), s.daemon.Send); err != nil {
 		return err
 	}
@@ -57,6 +58,17 @@ func (s *session) supply(ctx context.Context, p *placement, paths []string) erro
 		p.has[path] = true
 	}
 	return nil
+}
+
+// lookUp asks the placement's builder which of paths it has, after fetching what it
+// can where that is allowed.
+func (s *session) lookUp(ctx context.Context, p *placement, paths []string) ([]string, error) {
+	text := "looks for inputs"
+	if s.substitute {
+		text = "fetches inputs from its binary caches"
+	}
+	defer s.doing(p.builder, text)()
+	return p.session.QueryValidPaths(ctx, paths, s.substitute, s.daemon.Send)
 }
 
 // parcel is a path to be sent.

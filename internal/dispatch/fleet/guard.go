@@ -58,7 +58,8 @@ func (f *failure) writer(w io.Writer) io.Writer {
 }
 
 // watchdog calls back when the other side of a transfer makes no progress. Time
-// spent on our own side is excluded by pausing it.
+// spent on our own side is excluded by pausing it. All but bark is called by one
+// goroutine.
 type watchdog struct {
 	limit time.Duration
 	timer *time.Timer
@@ -70,6 +71,21 @@ func newWatchdog(limit time.Duration, bark func()) *watchdog {
 
 func (d *watchdog) pause()  { d.timer.Stop() }
 func (d *watchdog) resume() { d.timer.Reset(d.limit) }
+
+// allow raises the limit. It counts from the next resume.
+func (d *watchdog) allow(limit time.Duration) { d.limit = max(d.limit, limit) }
+
+// sink makes every message a sign of life.
+func (d *watchdog) sink(sink daemon.MessageSink) daemon.MessageSink {
+	return func(m daemon.Message) error {
+		d.pause()
+		defer d.resume()
+		if sink == nil {
+			return nil
+		}
+		return sink(m)
+	}
+}
 
 func (d *watchdog) reader(r io.Reader) io.Reader {
 	return readerFunc(func(p []byte) (int, error) {

@@ -19,6 +19,13 @@ const (
 	// stallTimeout ends a transfer that makes no progress. It is generous: a
 	// daemon says nothing while it flushes what it got to a slow disk.
 	stallTimeout = 2 * time.Minute
+	// stallRate is how fast, in bytes a second, the slowest of builders checks and
+	// optimises a path that it has received, during which it says nothing.
+	stallRate = 16 << 20
+	// maxStallSize bounds what is believed of a path's size for that.
+	maxStallSize = 128 << 30
+	// fetchTimeout ends a substitution of which the builder tells nothing.
+	fetchTimeout = 10 * time.Minute
 )
 
 // Session is a daemon session on a builder. It serves one purpose at a time and
@@ -67,16 +74,20 @@ func (s *Session) Keep() {
 const maxIdle = 2
 
 // QueryValidPaths returns those of paths that the builder has. With substitute
-// it first fetches what its substituters have, which may take any time.
+// it first fetches what its substituters have, which may take any time as long as
+// it tells of it.
 func (s *Session) QueryValidPaths(ctx context.Context, paths []string, substitute bool, sink daemon.MessageSink) ([]string, error) {
-	limit := answerTimeout
-	if substitute {
-		limit = 0
-	}
 	var valid []string
 	var own failure
-	err := s.within(ctx, limit, &own, func(ctx context.Context) (err error) {
-		valid, err = s.client.QueryValidPaths(ctx, paths, substitute, own.sink(sink))
+	if substitute {
+		err := s.moving(ctx, fetchTimeout, &own, func(ctx context.Context, dog *watchdog) (err error) {
+			valid, err = s.client.QueryValidPaths(ctx, paths, true, dog.sink(own.sink(sink)))
+			return err
+		})
+		return valid, err
+	}
+	err := s.within(ctx, answerTimeout, &own, func(ctx context.Context) (err error) {
+		valid, err = s.client.QueryValidPaths(ctx, paths, false, own.sink(sink))
 		return err
 	})
 	return valid, err
@@ -117,10 +128,10 @@ func (s *Session) BuildDerivation(ctx context.Context, drvPath string, drv *daem
 }
 
 // AddMultipleToStore uploads. It fails when the builder takes nothing for a
-// while; the time the source needs is not counted.
+// while, longer after large paths; the time the source needs is not counted.
 func (s *Session) AddMultipleToStore(ctx context.Context, source daemon.PathSource, sink daemon.MessageSink) error {
 	var own failure
-	return s.moving(ctx, &own, func(ctx context.Context, dog *watchdog) error {
+	return s.moving(ctx, stallTimeout, &own, func(ctx context.Context, dog *watchdog) error {
 		next := source.Next
 		source.Next = func() (daemon.PathInfo, io.Reader, error) {
 			dog.pause()
@@ -129,6 +140,7 @@ func (s *Session) AddMultipleToStore(ctx context.Context, source daemon.PathSour
 			if err != nil {
 				return info, nil, own.set(err)
 			}
+			dog.allow(stallTimeout + time.Duration(min(info.NARSize, maxStallSize)/stallRate)*time.Second)
 			return info, dog.reader(own.reader(r)), nil
 		}
 		return s.client.AddMultipleToStore(ctx, source, own.sink(sink))
@@ -139,7 +151,7 @@ func (s *Session) AddMultipleToStore(ctx context.Context, source daemon.PathSour
 // nothing for a while; the time that dst needs is not counted.
 func (s *Session) NARFromPath(ctx context.Context, path string, dst io.Writer) error {
 	var own failure
-	return s.moving(ctx, &own, func(ctx context.Context, dog *watchdog) error {
+	return s.moving(ctx, stallTimeout, &own, func(ctx context.Context, dog *watchdog) error {
 		_, err := s.client.NARFromPath(ctx, path, dog.writer(own.writer(dst)), nil)
 		return err
 	})
@@ -155,11 +167,11 @@ func (s *Session) within(ctx context.Context, limit time.Duration, own *failure,
 	return s.judge(ctx, calling, own, call(calling))
 }
 
-// moving runs one call under a watchdog that it must keep awake.
-func (s *Session) moving(ctx context.Context, own *failure, call func(context.Context, *watchdog) error) error {
+// moving runs one call under a watchdog with that limit, which it must keep awake.
+func (s *Session) moving(ctx context.Context, limit time.Duration, own *failure, call func(context.Context, *watchdog) error) error {
 	calling, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dog := newWatchdog(stallTimeout, func() { cancel(errSilent) })
+	dog := newWatchdog(limit, func() { cancel(errSilent) })
 	defer dog.pause()
 	return s.judge(ctx, calling, own, call(calling, dog))
 }

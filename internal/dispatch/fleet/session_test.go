@@ -178,6 +178,19 @@ func TestSilentDaemonIsDown(t *testing.T) {
 				return s.AddMultipleToStore(ctx, one(info, bytes.NewReader(nar)), nil)
 			}, stallTimeout,
 		},
+		"question with substitution": {
+			func(ctx context.Context, s *Session) error {
+				_, err := s.QueryValidPaths(ctx, []string{pathA}, true, nil)
+				return err
+			}, fetchTimeout,
+		},
+		"large upload": {
+			func(ctx context.Context, s *Session) error {
+				const size = 10 * stallRate
+				large := daemon.PathInfo{Path: pathA, NARHash: info.NARHash, NARSize: size}
+				return s.AddMultipleToStore(ctx, one(large, io.LimitReader(zeros{}, size)), nil)
+			}, stallTimeout + 10*time.Second,
+		},
 		"download": {
 			func(ctx context.Context, s *Session) error { return s.NARFromPath(ctx, pathA, io.Discard) }, stallTimeout,
 		},
@@ -203,6 +216,33 @@ func TestSilentDaemonIsDown(t *testing.T) {
 			})
 		})
 	}
+}
+
+// zeros is a reader without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func TestMessagesKeepTheWatchdogQuiet(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		barked := make(chan time.Time, 1)
+		dog := newWatchdog(time.Minute, func() { barked <- time.Now() })
+		told := 0
+		for _, sink := range []daemon.MessageSink{
+			dog.sink(nil),
+			dog.sink(func(daemon.Message) error { told++; time.Sleep(time.Hour); return io.EOF }),
+		} {
+			time.Sleep(59 * time.Second)
+			_ = sink(daemon.Next{})
+		}
+		quiet := time.Now()
+		if at := <-barked; at.Sub(quiet) != time.Minute || told != 1 {
+			t.Errorf("it barked %v after the last message; %d messages were passed on", at.Sub(quiet), told)
+		}
+	})
 }
 
 func TestSlowSourceIsNotTheBuildersFault(t *testing.T) {
