@@ -99,6 +99,34 @@ func TestReferencePageListsConstantsOfTheAPI(t *testing.T) {
 	}
 }
 
+// A reason on the page that is none would be looked for in vain.
+func TestReferencePageInventsNoReasons(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(root(referencePage))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(root("api", "v1alpha1", "conditions.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, constant := range regexp.MustCompile(`Reason\w+ += "(\w+)"`).FindAllStringSubmatch(string(source), -1) {
+		known[constant[1]] = true
+	}
+	for _, entry := range probe.Catalogue() {
+		known[string(entry.Reason)] = true
+	}
+	known[string(probe.ReasonNotReached)], known[string(probe.ReasonNotProbed)] = true, true
+	for _, row := range regexp.MustCompile(`(?m)^\| (?:True|False|Unknown) \| ([^|]+) \|`).FindAllStringSubmatch(string(page), -1) {
+		for _, name := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(row[1], -1) {
+			if !known[name[1]] {
+				t.Errorf("%s lists %s, which is no reason", referencePage, name[1])
+			}
+		}
+	}
+}
+
 // Every field of the API is explained on the page.
 func TestReferencePageListsFields(t *testing.T) {
 	t.Parallel()
