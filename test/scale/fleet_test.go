@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -51,13 +50,13 @@ type machine struct {
 	host string
 	port int32
 	*sshtest.Server
-	nix *daemontest.Daemon
+	nix  *daemontest.Daemon
+	hole bool
 
 	mu sync.Mutex
 	// logins are the times at which nix-daemon was started, which a probe does
 	// once.
 	logins []time.Time
-	hole   bool
 }
 
 // newFleet starts n machines.
@@ -76,45 +75,27 @@ func newFleet(t *testing.T, n int) *fleet {
 		}
 		m.port = int32(listener.Addr().(*net.TCPAddr).Port)
 		m.Server = sshtest.Serve(t, listener, sshtest.NewKey(t), sshtest.Behavior{
-			Exec: m.exec, AuthorizedKeys: []ssh.PublicKey{public},
+			Exec: sshtest.NixShell(m.serve), AuthorizedKeys: []ssh.PublicKey{public},
 		})
 		f.machines = append(f.machines, m)
 	}
 	return f
 }
 
-// exec does what the shell of a builder does with what the prober asks for.
-func (m *machine) exec(command string, stdio sshtest.Stdio) int {
-	switch {
-	case strings.HasSuffix(command, "nix-daemon --stdio"):
-		m.mu.Lock()
-		m.logins = append(m.logins, time.Now())
-		m.mu.Unlock()
-		_ = m.nix.Serve(connection{stdio})
-	case strings.Contains(command, "nix-store"):
-		_, _ = io.WriteString(stdio.Stdout, "nix-store (Nix) 2.34.8\nSystem type: x86_64-linux\n")
-	case strings.Contains(command, "config show --json"):
-		_, _ = io.WriteString(stdio.Stdout,
-			`{"system":{"value":"x86_64-linux"},"extra-platforms":{"value":[]},"system-features":{"value":["kvm"]},"max-jobs":{"value":4}}`)
-	default:
-		return 127
-	}
-	return 0
+// serve runs a connection to nix-daemon.
+func (m *machine) serve(conn io.ReadWriteCloser) error {
+	m.mu.Lock()
+	m.logins = append(m.logins, time.Now())
+	m.mu.Unlock()
+	return m.nix.Serve(conn)
 }
-
-// connection joins the input and output of a command.
-type connection struct{ sshtest.Stdio }
-
-func (c connection) Read(p []byte) (int, error)  { return c.Stdin.Read(p) }
-func (c connection) Write(p []byte) (int, error) { return c.Stdout.Write(p) }
-func (c connection) Close() error                { return nil }
 
 func namespaceName(i int) string { return fmt.Sprintf("scale-%d", i) }
 
 // create makes the API objects, all at once.
 func (f *fleet) create(t *testing.T, admin client.Client, interval time.Duration) {
 	t.Helper()
-	make := func(object client.Object) {
+	create := func(object client.Object) {
 		ctx, cancel := context.WithTimeout(t.Context(), requestTimeout)
 		defer cancel()
 		if err := admin.Create(ctx, object); err != nil {
@@ -122,8 +103,8 @@ func (f *fleet) create(t *testing.T, admin client.Client, interval time.Duration
 		}
 	}
 	for i := range namespaces {
-		make(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespaceName(i)}})
-		make(&corev1.Secret{
+		create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespaceName(i)}})
+		create(&corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: namespaceName(i), Name: builders.DefaultSecret,
 				Labels: map[string]string{v1alpha1.CredentialLabel: "true"},
@@ -139,7 +120,7 @@ func (f *fleet) create(t *testing.T, admin client.Client, interval time.Duration
 				Name: m.name, Host: m.host, Port: m.port, HostKeys: []string{sshconn.AuthorizedKey(m.HostKey())},
 			})
 		}
-		make(builder.Change(func(b *v1alpha1.NixBuilder) { setPace(&b.Spec.Probe, interval) }).Obj())
+		create(builder.Change(func(b *v1alpha1.NixBuilder) { setPace(&b.Spec.Probe, interval) }).Obj())
 	}
 }
 
@@ -161,9 +142,7 @@ func (f *fleet) dig(t *testing.T, share int) int {
 			continue
 		}
 		holes++
-		m.mu.Lock()
 		m.hole = true
-		m.mu.Unlock()
 		group.Go(func() error { return m.swallow(t) })
 	}
 	if err := group.Wait(); err != nil {
