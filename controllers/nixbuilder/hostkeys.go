@@ -40,7 +40,7 @@ func usesPin(spec *v1alpha1.NixBuilderSpec, endpoint *v1alpha1.Endpoint) bool {
 
 // pinFor returns the host key that an endpoint is to be held to, "" before one
 // was seen. It is the one recorded in status, unless the user has accepted the
-// one that the machine offers instead.
+// one that the machine offers instead, or has shown already since.
 func pinFor(builder *v1alpha1.NixBuilder, endpoint string, facts probe.Facts) string {
 	var pin string
 	if status := builder.Status.Endpoint(endpoint); status != nil {
@@ -52,6 +52,8 @@ func pinFor(builder *v1alpha1.NixBuilder, endpoint string, facts probe.Facts) st
 		return facts.HostKey
 	case accepted != "" && accepted == facts.OfferedHostKeyFingerprint:
 		return facts.OfferedHostKey
+	case accepted != "" && accepted == facts.HostKeyFingerprint:
+		return facts.HostKey
 	}
 	return pin
 }

@@ -46,15 +46,16 @@ func TestPinFor(t *testing.T) {
 		facts      probe.Facts
 		want       string
 	}{
-		"nothing seen":                          {},
-		"first use":                             {facts: probe.Facts{HostKey: first}, want: first},
-		"pinned":                                {pinned: first, facts: probe.Facts{HostKey: first}, want: first},
-		"another key is offered":                {pinned: first, facts: offersSecond, want: first},
-		"another key is offered and accepted":   {pinned: first, annotation: "a=" + fingerprint(second), facts: offersSecond, want: second},
-		"accepted for another endpoint":         {pinned: first, annotation: "b=" + fingerprint(second), facts: offersSecond, want: first},
-		"a third key is accepted":               {pinned: first, annotation: "a=" + fingerprint(builders.HostKey("third")), facts: offersSecond, want: first},
-		"accepted long ago":                     {pinned: second, annotation: "a=" + fingerprint(second), facts: probe.Facts{HostKey: second}, want: second},
-		"accepted long ago, the old one offers": {pinned: second, annotation: "a=" + fingerprint(second), facts: probe.Facts{OfferedHostKey: first, OfferedHostKeyFingerprint: fingerprint(first)}, want: second},
+		"nothing seen":                        {},
+		"first use":                           {facts: probe.Facts{HostKey: first}, want: first},
+		"pinned":                              {pinned: first, facts: probe.Facts{HostKey: first}, want: first},
+		"another key is offered":              {pinned: first, facts: offersSecond, want: first},
+		"another key is offered and accepted": {pinned: first, annotation: "a=" + fingerprint(second), facts: offersSecond, want: second},
+		"accepted and shown since, not written yet": {pinned: first, annotation: "a=" + fingerprint(second), facts: probe.Facts{HostKey: second, HostKeyFingerprint: fingerprint(second)}, want: second},
+		"accepted for another endpoint":             {pinned: first, annotation: "b=" + fingerprint(second), facts: offersSecond, want: first},
+		"a third key is accepted":                   {pinned: first, annotation: "a=" + fingerprint(builders.HostKey("third")), facts: offersSecond, want: first},
+		"accepted long ago":                         {pinned: second, annotation: "a=" + fingerprint(second), facts: probe.Facts{HostKey: second}, want: second},
+		"accepted long ago, the old one offers":     {pinned: second, annotation: "a=" + fingerprint(second), facts: probe.Facts{OfferedHostKey: first, OfferedHostKeyFingerprint: fingerprint(first)}, want: second},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
