@@ -6,7 +6,7 @@
 // nodes and no service accounts other than those that a test makes.
 //
 // A test calls [ForTest]; a program calls [Start] and [Environment.Stop]. The
-// servers end with the process that started them, however it ends, unless
-// [Options.Keep] is set. Starting takes about five seconds, so share one
-// environment between the tests of a package and separate them by namespace.
+// servers end with the process that started them, however it ends. Starting takes
+// about five seconds, so share one environment between the tests of a package and
+// separate them by namespace.
 package envtest

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -39,8 +38,6 @@ type Options struct {
 	AuditLog string
 	// Output takes what the servers print; nil means nobody does.
 	Output *os.File
-	// Keep lets the servers outlive this process: [StopDir] ends them.
-	Keep bool
 }
 
 // Environment is a running API server.
@@ -115,7 +112,7 @@ func newPlane(assets string, options Options) (*controlplane.Environment, error)
 	plane.ControlPlane.KubectlPath = filepath.Join(assets, "kubectl")
 
 	// Directories of our own: an argument that names one identifies the servers
-	// of this environment to StopDir.
+	// of this environment to stopServers.
 	dataDir, certDir := filepath.Join(options.Dir, "etcd"), filepath.Join(options.Dir, "kube-apiserver")
 	for _, dir := range []string{dataDir, certDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -153,12 +150,8 @@ func newPlane(assets string, options Options) (*controlplane.Environment, error)
 // the one to end with. It spares the environment of this process, in which
 // several API servers of different kinds may start.
 func launcher(assets, name string, options Options) (string, error) {
-	parent := strconv.Itoa(os.Getpid())
-	if options.Keep {
-		parent = ""
-	}
 	path := filepath.Join(options.Dir, name+".sh")
-	script := fmt.Sprintf("#!/bin/sh\nENVTEST_PARENT='%s' exec '%s' \"$@\"\n", parent, filepath.Join(assets, name))
+	script := fmt.Sprintf("#!/bin/sh\nENVTEST_PARENT=%d exec '%s' \"$@\"\n", os.Getpid(), filepath.Join(assets, name))
 	return path, os.WriteFile(path, []byte(script), 0o700)
 }
 
@@ -198,7 +191,7 @@ func (e *Environment) User(name string, groups ...string) (*rest.Config, error) 
 // Stop ends the servers and removes their files. The audit log stays.
 func (e *Environment) Stop() error {
 	if err := e.plane.Stop(); err != nil {
-		return errors.Join(fmt.Errorf("stop the API server: %w", err), StopDir(e.dir))
+		return errors.Join(fmt.Errorf("stop the API server: %w", err), stopServers(e.dir))
 	}
 	return os.RemoveAll(e.dir)
 }

@@ -5,7 +5,6 @@ package envtest
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +25,7 @@ const leaverVariable = "ENVTEST_LEAVER_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(leaverVariable); dir != "" {
-		_, err := Start(Options{CRDs: []string{}, Dir: dir, Keep: os.Getenv("ENVTEST_LEAVER_KEEP") != ""})
+		_, err := Start(Options{CRDs: []string{}, Dir: dir})
 		if err != nil {
 			panic(err)
 		}
@@ -117,38 +116,21 @@ func TestEnvironment(t *testing.T) {
 func TestServersEndWithTheirParent(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "environment")
-	leave(t, dir, "")
+	leave(t, dir)
 	// Cleans up when the test fails.
-	t.Cleanup(func() { _ = StopDir(dir) })
-	waitForServers(t, dir, 0)
-}
-
-func TestKeepAndStopDir(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "environment")
-	t.Cleanup(func() { _ = StopDir(dir) })
-	leave(t, dir, "yes")
-	// Longer than servers without Keep take to notice.
-	time.Sleep(time.Second)
-	waitForServers(t, dir, 2)
-	if err := StopDir(dir); err != nil {
-		t.Fatal(err)
-	}
-	waitForServers(t, dir, 0)
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the directory is still there (%v)", err)
-	}
+	t.Cleanup(func() { _ = stopServers(dir) })
+	waitForEnd(t, dir)
 }
 
 // leave runs a process that starts an environment and exits.
-func leave(t *testing.T, dir, keep string) {
+func leave(t *testing.T, dir string) {
 	t.Helper()
 	executable, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	command := exec.CommandContext(t.Context(), executable)
-	command.Env = append(os.Environ(), leaverVariable+"="+dir, "ENVTEST_LEAVER_KEEP="+keep)
+	command.Env = append(os.Environ(), leaverVariable+"="+dir)
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
 	if err := command.Run(); err != nil {
@@ -156,7 +138,8 @@ func leave(t *testing.T, dir, keep string) {
 	}
 }
 
-func waitForServers(t *testing.T, dir string, want int) {
+// waitForEnd returns when no server of a directory runs any more.
+func waitForEnd(t *testing.T, dir string) {
 	t.Helper()
 	deadline := time.Now().Add(stopTimeout)
 	for {
@@ -164,11 +147,11 @@ func waitForServers(t *testing.T, dir string, want int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(pids) == want {
+		if len(pids) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("servers %v are running, want %d of them", pids, want)
+			t.Fatalf("servers %v are still running", pids)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

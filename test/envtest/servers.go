@@ -14,14 +14,9 @@ import (
 	"time"
 )
 
-// StopDir ends the servers of the environment that was started with that
-// [Options.Dir], by this process or an earlier one, and removes the directory.
-// It does nothing where there are none.
-func StopDir(dir string) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
+// stopServers ends the servers that have their files in a directory, whoever
+// started them, and removes it.
+func stopServers(dir string) error {
 	deadline := time.Now().Add(stopTimeout)
 	for signal := syscall.SIGTERM; ; {
 		running, err := serversOf(dir)
