@@ -19,12 +19,6 @@ import (
 // builder does.
 const platformBuiltin = "builtin"
 
-// Pauses after a builder that was free could not be opened.
-const (
-	firstReplace = 50 * time.Millisecond
-	maxReplace   = 5 * time.Second
-)
-
 // buildDerivation answers operation 36.
 func (s *session) buildDerivation(r *daemon.BuildDerivation) error {
 	ctx, stop := s.daemon.WatchHangup(s.ctx)
@@ -167,6 +161,13 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 		return nil, err
 	}
 	result, err := b.execute(ctx, p)
+	if mayLackInputs(result, err) && b.collected(ctx, p) {
+		s.log.Info("Inputs were collected before the build began", "drv", b.request.DrvPath, "builder", p.builder)
+		if err := errors.Join(b.log.reset(), s.supply(ctx, p, b.inputs())); err != nil {
+			return nil, err
+		}
+		result, err = b.execute(ctx, p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +195,35 @@ func (b *build) execute(ctx context.Context, p *placement) (*daemon.BuildResult,
 	})
 }
 
+// mayLackInputs reports whether a build may have failed for want of inputs. How a
+// daemon says so differs between versions, so this only rules out what it is not.
+func mayLackInputs(result *daemon.BuildResult, err error) bool {
+	var remote *daemon.RemoteError
+	if err != nil {
+		return errors.As(err, &remote)
+	}
+	switch result.Status {
+	case daemon.StatusDependencyFailed, daemon.StatusMiscFailure, daemon.StatusInputRejected, daemon.StatusNoSubstituters:
+		return true
+	}
+	return false
+}
+
+// collected reports whether the builder no longer has inputs that it had: what it
+// was not sent in this session its garbage collector may take before the build.
+func (b *build) collected(ctx context.Context, p *placement) bool {
+	paths := b.inputs()
+	valid, err := p.session.QueryValidPaths(ctx, paths, false, nil)
+	if err != nil {
+		return false // then the first error counts
+	}
+	p.has = make(map[string]bool, len(paths))
+	for _, path := range valid {
+		p.has[path] = true
+	}
+	return len(p.has) < len(distinct(paths))
+}
+
 // inputs are the paths that the builder must have: what the client has named and
 // has been told is there or has sent, which is the closure, and the derivation's
 // own list.
@@ -206,56 +236,4 @@ func (b *build) inputs() []string {
 		}
 	}
 	return paths
-}
-
-// placement is a slot on a builder and a session there.
-type placement struct {
-	builder string
-	lease   *scheduler.Lease
-	session Builder
-	// has are paths that are known to be on the builder and to stay there as
-	// long as the session.
-	has map[string]bool
-	// bound is set when inputs are on this builder only.
-	bound bool
-}
-
-func (p *placement) release() {
-	p.session.Close()
-	p.lease.Release()
-}
-
-// place waits for a slot and opens a session, telling the user what it waits for.
-// A builder that cannot be opened is down, and the next one is tried.
-func (s *session) place(ctx context.Context, r scheduler.Request) (*placement, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(s.server.draining, func() { cancel(context.Cause(s.server.draining)) })()
-	began := time.Now()
-	for pause := firstReplace; ; pause = min(2*pause, maxReplace) {
-		lease, err := s.server.opts.Scheduler.Acquire(ctx, r, func(w scheduler.Waiting) {
-			if err := s.say(w.String()); err != nil {
-				cancel(err)
-			}
-		})
-		if err != nil {
-			return nil, err
-		}
-		session, err := s.server.opts.Builders.Open(ctx, lease.Builder)
-		if err == nil {
-			s.server.opts.Recorder.Waited(time.Since(began))
-			return &placement{builder: lease.Builder, lease: lease, session: session, has: map[string]bool{}}, nil
-		}
-		lease.Release()
-		var lost *fleet.LostError
-		if !errors.As(err, &lost) {
-			return nil, err
-		}
-		s.log.Warn("Builder could not be used", "builder", lost.Builder, "error", err)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/storepath"
-	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
 
 // storeDir is the store directory of builders and clients.
@@ -49,10 +48,10 @@ func (s *session) collectOne(ctx context.Context, p *placement, path string) (*o
 	}
 	pin, ok := s.server.opts.Spool.Pin(path)
 	if !ok {
-		pin, err = s.intoSpool(ctx, p.session, info)
+		pin, err = s.intoSpool(info, func(w io.Writer) error { return p.session.NARFromPath(ctx, path, w) })
 	}
 	switch {
-	case errors.Is(err, spool.ErrNoRoom):
+	case errors.Is(err, errUnspooled):
 		return out, nil
 	case err != nil:
 		return nil, err
@@ -90,7 +89,7 @@ func outputPaths(drv *daemon.BasicDerivation, result *daemon.BuildResult) []stri
 			paths = append(paths, p.String())
 		}
 	}
-	return paths
+	return distinct(paths)
 }
 
 // queryPathInfo answers operation 26 for outputs of the client's own builds.

@@ -55,6 +55,8 @@ type rigOptions struct {
 	limits   Limits
 	// dial reaches other builders than those in memory.
 	dial fleet.Dialer
+	// failing takes the place of the spool.
+	failing func(*spool.Store) Spool
 }
 
 // classes knows a class by the system and features in its name, and one slot
@@ -88,8 +90,12 @@ func newRig(t *testing.T, opts rigOptions) *rig {
 		opts.dial = r.dial
 	}
 	r.fleet = fleet.New(fleet.Options{Dial: opts.dial, OnChange: r.ledger.Update, Logger: logger})
+	var store Spool = r.spool
+	if opts.failing != nil {
+		store = opts.failing(r.spool)
+	}
 	r.server = NewServer(Options{
-		Scheduler: r.ledger, Builders: OnFleet(r.fleet), Classes: classes{}, Spool: r.spool,
+		Scheduler: r.ledger, Builders: OnFleet(r.fleet), Classes: classes{}, Spool: store,
 		Recorder: &r.events, Limits: opts.limits, Version: "dispatcher of a test", Logger: logger,
 	})
 	r.use(opts.builders...)

@@ -43,6 +43,9 @@ type Limits struct {
 	// the client is told of it, in bytes; 256 MiB. Larger ones stream from the
 	// builder.
 	SpooledOutput uint64
+	// Stall bounds waiting for the next bytes of a client that keeps a slot or
+	// room in the spool from others; 5 min.
+	Stall time.Duration
 	// Attempts is how many builders one build may lose; 4.
 	Attempts int
 }
@@ -52,6 +55,7 @@ func (l Limits) withDefaults() Limits {
 	l.Locate = cmp.Or(l.Locate, 2*time.Second)
 	l.Substitutes = cmp.Or(l.Substitutes, 15*time.Second)
 	l.SpooledOutput = cmp.Or(l.SpooledOutput, 256<<20)
+	l.Stall = cmp.Or(l.Stall, 5*time.Minute)
 	l.Attempts = cmp.Or(l.Attempts, 4)
 	return l
 }

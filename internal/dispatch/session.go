@@ -119,7 +119,11 @@ func (s *session) release() {
 // one that cannot be told ends the session.
 func (s *session) serve(refusal error) error {
 	for s.mayWait() {
+		if s.bound != nil {
+			s.attend() // a slot waits for the client
+		}
 		req, err := s.daemon.Next()
+		s.relax()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -131,7 +135,7 @@ func (s *session) serve(refusal error) error {
 		case errors.As(err, &protocol):
 			return errors.Join(err, s.daemon.Fail(err))
 		case err != nil:
-			return err
+			return s.stalled(err)
 		case refusal != nil:
 			return errors.Join(refusal, s.daemon.Fail(refusal))
 		}
@@ -149,6 +153,11 @@ func (s *session) serve(refusal error) error {
 func (s *session) tell(err error) error {
 	if errors.Is(err, daemon.ErrClientGone) {
 		return err
+	}
+	if !errors.Is(err, errStalled) {
+		// The rest of an upload is thrown away, for which its client must send it.
+		s.attend()
+		defer s.relax()
 	}
 	if failed := s.daemon.Fail(err); failed != nil {
 		return errors.Join(err, failed)

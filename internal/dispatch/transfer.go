@@ -153,8 +153,8 @@ func (s *session) fetchFrom(ctx context.Context, path, id string) (parcel, error
 	if !valid {
 		return parcel{}, fmt.Errorf("builder %s no longer has %s", id, path)
 	}
-	pin, err := s.intoSpool(ctx, source, info)
-	if errors.Is(err, spool.ErrNoRoom) {
+	pin, err := s.intoSpool(info, func(w io.Writer) error { return source.NARFromPath(ctx, path, w) })
+	if errors.Is(err, errUnspooled) {
 		return parcel{info: *info, open: func() (io.ReadCloser, error) { return s.passThrough(ctx, path, id), nil }}, nil
 	}
 	if err != nil {
@@ -162,19 +162,6 @@ func (s *session) fetchFrom(ctx context.Context, path, id string) (parcel, error
 	}
 	s.inputs.put(pin)
 	return fromSpool(pin), nil
-}
-
-// intoSpool copies a NAR from a builder into the spool.
-func (s *session) intoSpool(ctx context.Context, source Builder, info *daemon.PathInfo) (*spool.Pin, error) {
-	w, err := s.server.opts.Spool.Create(*info)
-	if err != nil {
-		return nil, err
-	}
-	defer w.Abort()
-	if err := source.NARFromPath(ctx, info.Path, w); err != nil {
-		return nil, err
-	}
-	return w.Commit()
 }
 
 // passThrough reads a NAR from a builder while it is sent to another.

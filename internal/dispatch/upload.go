@@ -4,6 +4,7 @@
 package dispatch
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,18 +14,25 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
 
+// replayable is the size up to which an upload is kept in memory until it is in the
+// spool. For larger ones the spool takes disk space ahead, so that a full disk shows
+// before the first byte was read.
+const replayable = 1 << 20
+
 // addMultipleToStore answers operation 44: everything goes into the spool, where
 // it is checked. What has no room there goes straight to a builder.
 func (s *session) addMultipleToStore(r *daemon.AddMultipleToStore) error {
 	for {
+		s.attend()
 		info, archive, err := r.Next()
 		if errors.Is(err, io.EOF) {
+			s.relax()
 			return s.daemon.ReplyDone()
 		}
 		if err != nil {
-			return err
+			return s.stalled(err)
 		}
-		if err := s.receive(info, archive); err != nil {
+		if err := s.receive(info, attentive{s, archive}); err != nil {
 			return err
 		}
 	}
@@ -35,31 +43,36 @@ func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
 	if s.inputs.add(info.Path) {
 		return nil // another session was faster; Next skips the archive
 	}
-	w, err := s.server.opts.Spool.Create(*info)
-	if errors.Is(err, spool.ErrNoRoom) {
-		return s.forward(info, archive)
+	replay := archive
+	if info.NARSize <= replayable {
+		content, err := io.ReadAll(io.LimitReader(archive, replayable+1))
+		if err != nil {
+			return err
+		}
+		archive, replay = bytes.NewReader(content), bytes.NewReader(content)
 	}
-	if err != nil {
+	touched := false
+	pin, err := s.intoSpool(info, func(w io.Writer) error {
+		touched = true
+		_, err := io.Copy(w, archive)
 		return err
+	})
+	switch {
+	case err == nil:
+		s.inputs.put(pin)
+		return nil
+	case errors.Is(err, errUnspooled) && (!touched || info.NARSize <= replayable):
+		return s.forward(info, replay, err)
 	}
-	defer w.Abort()
-	if _, err := io.Copy(w, archive); err != nil {
-		return err
-	}
-	pin, err := w.Commit()
-	if err != nil {
-		return err
-	}
-	s.inputs.put(pin)
-	return nil
+	return err
 }
 
-// forward sends a path for which the spool has no room straight to a builder,
+// forward sends a path that is not in the spool, because of why, straight to a builder,
 // waiting for one if need be. From then on the build is bound to that builder.
 //
 // A client that leaves meanwhile is noticed when the next waiting line cannot be
 // sent: its upload is still on the wire, so its end cannot be read.
-func (s *session) forward(info *daemon.PathInfo, archive io.Reader) error {
+func (s *session) forward(info *daemon.PathInfo, archive io.Reader, why error) error {
 	if s.bound == nil {
 		p, err := s.place(s.ctx, scheduler.Request{Class: s.class, Key: info.Path})
 		if err != nil {
@@ -67,8 +80,12 @@ func (s *session) forward(info *daemon.PathInfo, archive io.Reader) error {
 		}
 		p.bound = true
 		s.bound = p
-		s.log.Warn("Spool has no room: upload goes straight to a builder", "builder", p.builder, "path", info.Path, "bytes", info.NARSize)
-		if err := s.say(fmt.Sprintf("no room in the dispatcher's spool: uploading to %s directly (if it is lost, the build fails)", p.builder)); err != nil {
+		s.log.Warn("Upload goes straight to a builder", "builder", p.builder, "path", info.Path, "bytes", info.NARSize, "error", why)
+		reason := "no room in the dispatcher's spool"
+		if !errors.Is(why, spool.ErrNoRoom) {
+			reason = "the dispatcher's spool has failed"
+		}
+		if err := s.say(fmt.Sprintf("%s: uploading to %s directly (if it is lost, the build fails)", reason, p.builder)); err != nil {
 			return err
 		}
 	}
