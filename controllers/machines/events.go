@@ -58,8 +58,8 @@ func (r *Reconciler) warn(ctx context.Context, builders []v1alpha1.NixBuilder, p
 	}
 }
 
-// warnings remembers who was told what. After a restart everybody is told
-// again, which adds to the count of the same event.
+// warnings remembers who was told what. After a restart everybody is told again:
+// the problem lasts, and events do not.
 type warnings struct {
 	mu   sync.Mutex
 	told map[string]warning // by namespace
