@@ -241,6 +241,7 @@ func TestStatusSurvivesARestart(t *testing.T) {
 			all[name+", suspect without ever having been healthy"] = never
 		}
 	}
+	all["other systems are declared"] = doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonNotProbed, "not probed yet")
 	silent := healthySnapshot()
 	silent.Result.Facts.Systems, silent.Result.Facts.Features, silent.Result.Facts.MaxJobs = nil, nil, 0
 	all["no answer to discovery"] = silent
