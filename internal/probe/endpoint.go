@@ -5,6 +5,7 @@ package probe
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 )
 
@@ -19,7 +20,7 @@ func (p *Prober) begin(builder Key, target Target) *endpoint {
 	if kept := target.Restored; kept != nil && kept.State != StateUnknown && kept.State != "" {
 		e.snapshot = restore(*kept)
 		e.known.facts = e.snapshot.Result.Facts
-		e.known.spoken = !e.snapshot.LastHealthy.IsZero()
+		e.known.spoken = hasSpoken(&e.snapshot)
 		if e.snapshot.State == StateUnhealthy {
 			e.counts = streaks{failures: target.FailureThreshold, unlisted: 1}
 		}
@@ -46,6 +47,7 @@ func (p *Prober) retarget(e *endpoint, target Target) {
 		e.known.firstKey = target.PinnedHostKey
 	case !sameCredentials(&old, &target):
 	case !sameExpectations(&old, &target):
+		e.snapshot.Result.Outcomes = unverified(e.snapshot.Result.Outcomes)
 	default:
 		// At most the pace has changed: the current wait may be too long now.
 		if e.place != notQueued && old.Interval != target.Interval {
@@ -62,6 +64,25 @@ func (p *Prober) retarget(e *endpoint, target Target) {
 		return
 	}
 	heap.Fix(&p.agenda, e.place)
+}
+
+// hasSpoken tells whether an SSH server has answered there, as far as a kept
+// snapshot knows.
+func hasSpoken(kept *Snapshot) bool {
+	return !kept.LastHealthy.IsZero() || kept.Result.Facts.HostKey != "" || kept.Reason == ReasonSSHStopped ||
+		kept.Result.Outcome(StepReachable).Status == StatusTrue
+}
+
+// unverified returns outcomes without what was found out about systems, which
+// was about other ones.
+func unverified(outcomes []Outcome) []Outcome {
+	outcomes = slices.Clone(outcomes)
+	for i, outcome := range outcomes {
+		if outcome.Step == StepSystemsVerified && outcome.Reason != ReasonNotReached {
+			outcomes[i] = Outcome{Step: StepSystemsVerified, Status: StatusUnknown, Reason: ReasonNotProbed, Message: messageNotProbed}
+		}
+	}
+	return outcomes
 }
 
 // forget takes an endpoint off the agenda and ends its probe.

@@ -55,6 +55,60 @@ func TestProberRetarget(t *testing.T) {
 	}
 }
 
+// TestProberExpectations: what was found out about systems that are no longer the
+// declared ones is not told of the new ones.
+func TestProberExpectations(t *testing.T) {
+	t.Parallel()
+	onStage(t, func(t *testing.T, s *stage) {
+		s.Set(builder, []Target{target("a")})
+		pass(10 * time.Second)
+		before := s.Snapshot(builder)["a"]
+		changed := target("a")
+		changed.Systems = []string{"x"}
+		s.answer = func(context.Context, *Target, int) Result {
+			time.Sleep(time.Second)
+			return passed()
+		}
+		s.Set(builder, []Target{changed})
+		got := s.Snapshot(builder)["a"]
+		if outcome := got.Result.Outcome(StepSystemsVerified); got.State != StateHealthy || outcome.Status != StatusUnknown || outcome.Reason != ReasonNotProbed {
+			t.Errorf("%s, %+v right after the change, want healthy with a doubt", got.State, outcome)
+		}
+		if outcome := before.Result.Outcome(StepSystemsVerified); outcome.Status != StatusTrue {
+			t.Errorf("an earlier snapshot has changed: %+v", outcome)
+		}
+		pass(5 * time.Second)
+		got = s.Snapshot(builder)["a"]
+		if outcome := got.Result.Outcome(StepSystemsVerified); outcome.Status != StatusTrue {
+			t.Errorf("%+v after the next probe", outcome)
+		}
+	})
+}
+
+func TestHasSpoken(t *testing.T) {
+	t.Parallel()
+	result := failed(ReasonConnectionRefused)
+	tests := map[string]struct {
+		kept Snapshot
+		want bool
+	}{
+		"never heard of":              {kept: Snapshot{State: StateUnhealthy, Reason: ReasonConnectTimeout}},
+		"never reached":               {kept: Snapshot{State: StateUnhealthy, Reason: ReasonConnectionRefused, Result: result}},
+		"healthy once":                {kept: Snapshot{State: StateUnhealthy, LastHealthy: time.Unix(1, 0), Result: result}, want: true},
+		"a host key is known":         {kept: Snapshot{State: StateUnhealthy, Result: Result{Facts: Facts{HostKey: "k"}}}, want: true},
+		"answered before it stopped":  {kept: Snapshot{State: StateUnhealthy, Reason: ReasonSSHStopped}, want: true},
+		"failed at a later step only": {kept: Snapshot{State: StateUnhealthy, Result: Result{Outcomes: []Outcome{{Step: StepReachable, Status: StatusTrue}}}}, want: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := hasSpoken(&tc.kept); got != tc.want {
+				t.Errorf("hasSpoken() = %t, want %t", got, tc.want)
+			}
+		})
+	}
+}
+
 // TestProberPinComesBack: a key pinned by the prober returns through the object's
 // status; that is no change.
 func TestProberPinComesBack(t *testing.T) {

@@ -16,8 +16,8 @@ const (
 	// With a forced command they wait for something that never comes.
 	maxDiscoveryTimeout = 5 * time.Second
 	// maxOutput bounds what is read of their output, in bytes; Nix's settings in
-	// JSON are some 100 KiB.
-	maxOutput = 4 << 20
+	// JSON are some 100 KiB. Many machines may be read from at the same time.
+	maxOutput = 1 << 20
 )
 
 func discoveryTimeout(timeout time.Duration) time.Duration {
