@@ -4,6 +4,7 @@
 package dispatch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,21 +12,55 @@ import (
 	"time"
 )
 
+// farewell bounds the last words to a client whose session is cut.
+const farewell = time.Second
+
 // errStalled means that a client has stopped in the middle of something.
 var errStalled = errors.New("the client has stalled")
 
 // attend gives the client a time for its next bytes. It is for when the client keeps
 // something from others: a slot, or room in the spool.
 func (s *session) attend() {
-	// An error is that of a connection which the next read finds closed.
-	_ = s.conn.SetReadDeadline(time.Now().Add(s.server.limits.Stall))
+	s.readBefore(time.Now().Add(s.server.limits.Stall))
 }
 
 // relax lets the client take its time again.
-func (s *session) relax() { _ = s.conn.SetReadDeadline(time.Time{}) }
+func (s *session) relax() { s.readBefore(time.Time{}) }
+
+func (s *session) readBefore(deadline time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		// An error is that of a connection which the next read finds closed.
+		_ = s.conn.SetReadDeadline(deadline)
+	}
+}
+
+// setDeadline sets both deadlines, or fails with the reason why the session is cut.
+func (s *session) setDeadline(deadline time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return context.Cause(s.ctx)
+	}
+	return s.conn.SetDeadline(deadline)
+}
+
+// cut ends what the session reads at once, and what it writes soon: the client can
+// still be told why. Nothing but that ends a read that is under way.
+func (s *session) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	_ = s.conn.SetWriteDeadline(time.Now().Add(farewell))
+}
 
 // stalled puts our words for the end of the client's time.
 func (s *session) stalled(err error) error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("%w: nothing came for %v while its build held a slot or room in the spool", errStalled, s.server.limits.Stall)
 	}

@@ -287,8 +287,8 @@ func TestShutdownInTime(t *testing.T) {
 		if took := time.Since(began); took != 10*time.Second {
 			t.Errorf("Shutdown took %v", took)
 		}
-		if err := <-built; err == nil {
-			t.Error("built")
+		if err := <-built; err == nil || !strings.Contains(err.Error(), errKilled.Error()) {
+			t.Errorf("error of the build that was cut short = %v, want the reason", err)
 		}
 	})
 }

@@ -40,6 +40,8 @@ type session struct {
 	// idle is set while the session waits for a request and owes its client
 	// nothing.
 	idle bool
+	// stopped is set once the deadlines are those of the end.
+	stopped bool
 }
 
 func newSession(server *Server, conn net.Conn) *session {
@@ -55,8 +57,7 @@ func newSession(server *Server, conn net.Conn) *session {
 
 // run serves the connection to its end.
 func (s *session) run() {
-	// Nothing but closing ends a read that is under way.
-	stop := context.AfterFunc(s.ctx, func() { s.conn.Close() })
+	stop := context.AfterFunc(s.ctx, s.cut)
 	defer stop()
 	defer s.conn.Close()
 	refusal, err := s.greet()
@@ -82,7 +83,7 @@ func (s *session) greet() (refusal, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.server.limits.Greeting)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	if err := s.conn.SetDeadline(deadline); err != nil {
+	if err := s.setDeadline(deadline); err != nil {
 		return nil, err
 	}
 	header, err := connect.Decode(s.conn)
@@ -96,7 +97,7 @@ func (s *session) greet() (refusal, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.conn.SetDeadline(time.Time{}); err != nil {
+	if err := s.setDeadline(time.Time{}); err != nil {
 		s.daemon.Close()
 		return nil, err
 	}
@@ -151,6 +152,10 @@ func (s *session) serve(refusal error) error {
 // tell answers the running request with err. It returns an error if the client
 // cannot be told.
 func (s *session) tell(err error) error {
+	if s.ctx.Err() != nil {
+		// Whatever has failed, it is because of that.
+		err = context.Cause(s.ctx)
+	}
 	if errors.Is(err, daemon.ErrClientGone) {
 		return err
 	}
