@@ -43,12 +43,7 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	defer listener.Close()
 	ledger := scheduler.NewLocal(scheduler.LocalOptions{})
-	builders := fleet.New(fleet.Options{
-		Dial:        fleet.DialSSH(fleet.SSHOptions{KeysDir: o.keysDir, IdentityFile: o.identityFile, KnownHosts: o.knownHosts}),
-		OnChange:    ledger.Update,
-		OpenTimeout: o.openTimeout,
-		Logger:      log,
-	})
+	builders := newFleet(o, ledger, log)
 	defer builders.Close()
 	var server *dispatch.Server
 	registry, recorder, err := newMetrics(metrics.Sources{
@@ -78,10 +73,38 @@ func serve(ctx context.Context, o options) (err error) {
 		Logger: log, File: inventory.FileOptions{User: o.user},
 	})
 	var follower sync.WaitGroup
-	follower.Go(func() { follow(documents, builders, directory, log) })
+	known := make(chan struct{})
+	follower.Go(func() { follow(documents, builders, directory, log, sync.OnceFunc(func() { close(known) })) })
 	defer follower.Wait()
 	defer stop()
+	awaitBuilders(ctx, known)
 	return serveUntil(ctx, server, listener, o.shutdownTimeout, log)
+}
+
+// newFleet returns a fleet that tells ledger of its builders.
+func newFleet(o options, ledger *scheduler.Local, log *slog.Logger) *fleet.Fleet {
+	return fleet.New(fleet.Options{
+		Dial:        fleet.DialSSH(fleet.SSHOptions{KeysDir: o.keysDir, IdentityFile: o.identityFile, KnownHosts: o.knownHosts}),
+		OnChange:    ledger.Update,
+		OpenTimeout: o.openTimeout,
+		Logger:      log,
+	})
+}
+
+// builderPatience is how long clients wait in the socket's queue for a first list of
+// builders.
+const builderPatience = 2 * time.Second
+
+// awaitBuilders waits for the first list of builders. After a restart clients still
+// have the machines file of the dispatcher before, and would be told that its lines
+// are out of date.
+func awaitBuilders(ctx context.Context, known <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, builderPatience)
+	defer cancel()
+	select {
+	case <-known:
+	case <-ctx.Done():
+	}
 }
 
 // serveUntil serves until ctx ends and then gives builds some time to finish.
@@ -105,8 +128,8 @@ func serveUntil(ctx context.Context, server *dispatch.Server, listener net.Liste
 	return nil
 }
 
-// follow applies every new list of builders.
-func follow(documents <-chan inventory.Document, builders *fleet.Fleet, directory *clientdir.Directory, log *slog.Logger) {
+// follow applies every new list of builders, and reports when it has one.
+func follow(documents <-chan inventory.Document, builders *fleet.Fleet, directory *clientdir.Directory, log *slog.Logger, applied func()) {
 	for document := range documents {
 		builders.Update(document)
 		changed, err := directory.Publish(builders.Builders())
@@ -116,6 +139,7 @@ func follow(documents <-chan inventory.Document, builders *fleet.Fleet, director
 		if changed {
 			log.Info("Wrote the machines file for clients", "builders", len(document.Builders))
 		}
+		applied()
 	}
 }
 

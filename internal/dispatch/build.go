@@ -86,16 +86,23 @@ func (b *build) run(ctx context.Context) (*daemon.BuildResult, error) {
 			return nil, err
 		}
 		b.builder = p.builder
+		if err := s.say(b.placed()); err != nil {
+			p.release()
+			return nil, err
+		}
 		began := time.Now()
 		result, err := b.attempt(ctx, p)
 		p.lease.Release()
 		if err == nil {
-			s.log.Info("Built", "drv", b.request.DrvPath, "builder", p.builder, "status", result.Status.String(), "seconds", time.Since(began).Seconds())
+			b.report(result, time.Since(began))
 			return result, nil
 		}
 		p.session.Close()
 		var lost *fleet.LostError
-		if !errors.As(err, &lost) || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case !errors.As(err, &lost):
 			return nil, err
 		}
 		// It need not be the one that was to build: inputs may come from others.
@@ -139,19 +146,42 @@ func (b *build) place(ctx context.Context) (*placement, error) {
 		}
 		return p, nil
 	}
-	p, err := s.place(ctx, b.need)
-	if err != nil {
-		return nil, err
-	}
+	return s.place(ctx, b.need)
+}
+
+// placed is the line that tells the user which builder has the build. Nix itself
+// shows the dispatcher's address only.
+func (b *build) placed() string {
 	if n := len(b.lost); n > 0 {
 		last := b.lost[n-1]
-		line := fmt.Sprintf("builder %s lost (%s): rebuilding on %s", last.Builder, last.Brief(), p.builder)
-		if err := s.say(line); err != nil {
-			p.release()
-			return nil, err
-		}
+		return fmt.Sprintf("builder %s lost (%s): rebuilding on %s", last.Builder, last.Brief(), b.builder)
 	}
-	return p, nil
+	return "building on " + b.builder
+}
+
+// report logs how a build has ended, and adds to the reason of a failure on which
+// builder that was.
+func (b *build) report(result *daemon.BuildResult, took time.Duration) {
+	event := "Built"
+	if !result.Status.Success() {
+		event = "Build failed"
+		result.ErrorMessage = located(result.ErrorMessage, b.builder)
+	}
+	b.session.log.Info(event, "drv", b.request.DrvPath, "builder", b.builder, "status", result.Status.String(), "seconds", took.Seconds())
+}
+
+// located adds the builder to a message that does not name it. Below one of several
+// lines, which ends with lines of the log or a command, it has a line of its own.
+func located(message, builder string) string {
+	if strings.Contains(message, builder) {
+		return message
+	}
+	message = strings.TrimRight(message, "\n")
+	separator := " "
+	if strings.Contains(message, "\n") {
+		separator = "\n"
+	}
+	return strings.TrimLeft(message+separator+"(on builder "+builder+")", " ")
 }
 
 // attempt is one try on one builder: transfer, build, collect.
@@ -179,6 +209,11 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 	d, err := s.collect(ctx, p, b.request.Derivation, result)
 	if err != nil {
 		return nil, err
+	}
+	if d.spooled() {
+		// Nothing on the builder is needed any more, least of all a daemon that
+		// waits until the client leaves.
+		p.session.Close()
 	}
 	s.hook.add(d)
 	return result, nil

@@ -86,13 +86,41 @@ func TestFailedBuildIsAResult(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if result.Status != daemon.StatusPermanentFailure || result.ErrorMessage != "builder failed with exit code 3" {
+			if result.Status != daemon.StatusPermanentFailure || result.ErrorMessage != "builder failed with exit code 3 (on builder b/one)" {
 				t.Errorf("result = %+v", result)
 			}
 			r.noneLeft()
 		}
 		if got := c.said.logLines(); len(got) != 2 || got[0] != "last line" {
 			t.Errorf("log = %q", got)
+		}
+		if log := r.log.String(); !strings.Contains(log, `msg="Build failed"`) || strings.Contains(log, "msg=Built") {
+			t.Errorf("log of the dispatcher:\n%s", log)
+		}
+	})
+}
+
+func TestLocated(t *testing.T) {
+	t.Parallel()
+	for message, want := range map[string]string{
+		"":                          "(on builder mac/one)",
+		"exit code 3":               "exit code 3 (on builder mac/one)",
+		"exit code 3\nlast:\n> a\n": "exit code 3\nlast:\n> a\n(on builder mac/one)",
+		"mac/one is full":           "mac/one is full",
+	} {
+		if got := located(message, "mac/one"); got != want {
+			t.Errorf("located(%q) = %q, want %q", message, got, want)
+		}
+	}
+}
+
+func TestUsersAreToldWhereTheirBuildRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigOptions{builders: []*machine{newMachine(t, "one", daemontest.Options{})}})
+		c := r.connect(1, "x86_64-linux.0")
+		c.mustBuild(newDerivation("out"))
+		if first, ok := c.said.list[0].(daemon.Next); !ok || first.Text != "building on b/one\n" {
+			t.Errorf("first message = %#v", c.said.list[0])
 		}
 	})
 }

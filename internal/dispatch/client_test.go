@@ -151,13 +151,14 @@ func (m *messages) add(msg daemon.Message) error {
 	return nil
 }
 
-// lines returns the texts shown to the user by the dispatcher itself.
+// lines returns the texts shown to the user by the dispatcher itself, without those
+// that tell where a build runs.
 func (m *messages) lines() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var lines []string
 	for _, msg := range m.list {
-		if next, ok := msg.(daemon.Next); ok {
+		if next, ok := msg.(daemon.Next); ok && !strings.HasPrefix(next.Text, "building on ") {
 			lines = append(lines, strings.TrimSuffix(next.Text, "\n"))
 		}
 	}

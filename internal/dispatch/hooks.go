@@ -39,8 +39,9 @@ type hook struct {
 // delivery is what a successful build has made.
 type delivery struct {
 	outputs map[string]*output
-	// session is where the build ran. It is kept because the builder's garbage
-	// collector spares the outputs as long as it lasts. Who uses it holds using.
+	// session is where the build ran. It is kept while an output is not in the
+	// spool, because the builder's garbage collector spares the outputs as long as
+	// it lasts. Who uses it holds using.
 	builder string
 	session Builder
 	using   sync.Mutex
@@ -174,6 +175,16 @@ func (one *hook) owed() int {
 		}
 	}
 	return n
+}
+
+// spooled reports whether all outputs are in the spool.
+func (d *delivery) spooled() bool {
+	for _, out := range d.outputs {
+		if out.pin == nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *delivery) unpin() {

@@ -241,3 +241,21 @@ func TestOutputPaths(t *testing.T) {
 		t.Errorf("output paths = %v", got)
 	}
 }
+
+// A client that builds much on one connection does not pile up daemons on builders.
+func TestSessionsEndWithTheirBuilds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "one", daemontest.Options{})
+		r := newRig(t, rigOptions{builders: []*machine{m}})
+		c := r.connect(1, "x86_64-linux.0")
+		for i := range 30 {
+			c.mustBuild(newDerivation(fmt.Sprint("out", i)))
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		// A connection has room for fewer sessions than there were builds.
+		if len(m.conns) != 1 {
+			t.Errorf("%d connections to the builder", len(m.conns))
+		}
+	})
+}

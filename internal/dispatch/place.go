@@ -61,7 +61,8 @@ func (s *session) place(ctx context.Context, r scheduler.Request) (*placement, e
 		if !errors.As(err, &lost) {
 			return nil, err
 		}
-		s.log.Warn("Builder could not be used", "builder", lost.Builder, "error", err)
+		// Why it is down is in the log already, once for all that wait for it.
+		s.log.Debug("Builder could not be used", "builder", lost.Builder, "error", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

@@ -28,28 +28,12 @@ import (
 	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
 
-// secretsOf are key files of all kinds by name, and the public key of "good".
-func secretsOf(t *testing.T) (map[string][]byte, ssh.PublicKey) {
-	t.Helper()
-	good, public := sshtest.NewKeyFile(t)
-	refused, _ := sshtest.NewKeyFile(t)
-	cutOff, _ := sshtest.NewKeyFile(t)
-	cutOff = append(cutOff[:len(cutOff)/2], "\n-----END OPENSSH PRIVATE KEY-----\n"...)
-	broken, _ := sshtest.NewKeyFile(t)
-	broken = bytes.ReplaceAll(broken, []byte("BEGIN OPENSSH"), []byte("BEGIN SOMETHING"))
-	return map[string][]byte{
-		"good": good, "refused": refused, "cutoff": cutOff, "broken": broken,
-		"locked": sshtest.NewLockedKeyFile(t), "text": []byte("tr0ub4dor&3-swordfish"),
-		"binary": bytes.Repeat([]byte{0, 1, 2, 0xff, 'k', 'e', 'y'}, 20),
-		"large":  bytes.Repeat([]byte("0123456789abcdefSECRET\n"), 10000),
-	}, public
-}
-
 // A builder for every secret, used as key, as certificate, as the file of a line
 // and, by mistake, as host key. A client builds on each; all that comes out of the
 // dispatcher at its highest verbosity is looked through.
 func TestNoKeyMaterial(t *testing.T) {
-	secrets, public := secretsOf(t)
+	secrets, public := sshtest.NewKeyFiles(t)
+	secrets["large"] = bytes.Repeat([]byte("0123456789abcdefSECRET\n"), 10000)
 	nix := daemontest.New(daemontest.Options{Trust: daemon.Trusted})
 	defer nix.Close()
 	server := sshtest.New(t, sshtest.Behavior{AuthorizedKeys: []ssh.PublicKey{public}, Exec: func(_ string, s sshtest.Stdio) int {

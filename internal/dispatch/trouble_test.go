@@ -139,8 +139,8 @@ func TestStalledClient(t *testing.T) {
 				if tc.sent < len(large.nar) {
 					close(resume)
 				}
-				c.Close()
 				<-ended
+				c.Close()
 			})
 		})
 	}
