@@ -54,17 +54,7 @@ func TestSecretIsNeverShown(t *testing.T) {
 // the highest verbosity and looks through everything that comes out of it.
 func TestNoKeyMaterial(t *testing.T) {
 	t.Parallel()
-	good, public := sshtest.NewKeyFile(t)
-	refused, _ := sshtest.NewKeyFile(t)
-	cutOff, _ := sshtest.NewKeyFile(t)
-	cutOff = append(cutOff[:len(cutOff)/2], "\n-----END OPENSSH PRIVATE KEY-----\n"...)
-	broken, _ := sshtest.NewKeyFile(t)
-	broken = bytes.ReplaceAll(broken, []byte("BEGIN OPENSSH"), []byte("BEGIN SOMETHING"))
-	secrets := map[string][]byte{
-		"good": good, "refused": refused, "cut-off": cutOff, "broken": broken,
-		"locked": sshtest.NewLockedKeyFile(t), "text": []byte("tr0ub4dor&3-swordfish"),
-		"binary": bytes.Repeat([]byte{0, 1, 2, 0xff, 'k', 'e', 'y'}, 20),
-	}
+	secrets, public := sshtest.NewKeyFiles(t)
 	server := sshtest.New(t, sshtest.Behavior{
 		AuthorizedKeys: []ssh.PublicKey{public}, Exec: newNix(t, daemontest.Options{}).exec,
 	})

@@ -44,16 +44,21 @@ func content(name string, size int) (daemon.PathInfo, []byte) {
 func put(t *testing.T, s *Store, name string, size int) *Pin {
 	t.Helper()
 	info, nar := content(name, size)
+	return putNAR(t, s, info, nar)
+}
+
+func putNAR(tb testing.TB, s *Store, info daemon.PathInfo, nar []byte) *Pin {
+	tb.Helper()
 	w, err := s.Create(info)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := w.Write(nar); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	pin, err := w.Commit()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return pin
 }
@@ -340,17 +345,6 @@ func BenchmarkPut(b *testing.B) {
 	info, nar := content("a", 1000)
 	for i := 0; b.Loop(); i++ {
 		info.Path = fmt.Sprint("/nix/store/", i)
-		w, err := s.Create(info)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := w.Write(nar); err != nil {
-			b.Fatal(err)
-		}
-		pin, err := w.Commit()
-		if err != nil {
-			b.Fatal(err)
-		}
-		pin.Release()
+		putNAR(b, s, info, nar).Release()
 	}
 }
