@@ -101,7 +101,7 @@ func (c *checker) notConnected(ctx context.Context, r *report, known *knowledge,
 	t := r.target
 	step, reason := failedAt(e, known.spoken)
 	if step == StepReachable {
-		r.fail(step, reason, messageReachable(t, reason, e))
+		r.fail(step, reason, messageReachable(t, reason, e, known.spoken))
 		return
 	}
 	known.spoken = true

@@ -256,6 +256,7 @@ func TestTrustOnFirstUse(t *testing.T) {
 	server := sshtest.New(t, sshtest.Behavior{Exec: newNix(t, daemontest.Options{}).exec})
 	target := targetFor(t, server)
 	target.HostKeys, target.TrustOnFirstUse = nil, true
+	target.builder = Key{Namespace: "ci", Name: "mac"}
 	result, known := probeOnce(t, target)
 	if got := result.Outcome(StepHostKeyVerified); got.Reason != ReasonHostKeyFirstUse {
 		t.Errorf("first: %+v", got)
@@ -268,7 +269,7 @@ func TestTrustOnFirstUse(t *testing.T) {
 	server.Set(sshtest.Behavior{HostKeys: []ssh.Signer{other}})
 	result, _ = probeAgain(t, target, known)
 	expectFailure(t, result, StepHostKeyVerified, ReasonHostKeyChanged,
-		"nixbuilder.io/accept-host-key: mac-2="+sshconn.Fingerprint(other.PublicKey()))
+		`"kubectl -n ci annotate --overwrite nixbuilder mac nixbuilder.io/accept-host-key=mac-2=`+sshconn.Fingerprint(other.PublicKey())+`"`)
 }
 
 // TestFirstUsePinsBeforeLogin: as with OpenSSH, a refused login does not undo that

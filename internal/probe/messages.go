@@ -63,7 +63,9 @@ func messageNotReached(failed Step) string {
 
 func messageConnected(t *Target) string { return t.says("an SSH server answers") }
 
-func messageReachable(t *Target, reason Reason, e *sshconn.Error) string {
+// messageReachable puts first what is likelier: spoken tells whether an SSH server
+// answered there before.
+func messageReachable(t *Target, reason Reason, e *sshconn.Error, spoken bool) string {
 	switch reason {
 	case ReasonNameUnknown:
 		return t.says("the host name %q does not exist; correct spec.endpoints[].host, or the cluster's DNS", t.Host)
@@ -72,6 +74,9 @@ func messageReachable(t *Target, reason Reason, e *sshconn.Error) string {
 	case ReasonAddressDenied:
 		return t.says("%s, which the operator is told not to connect to; use another address, or change the operator's --denied-ranges", e.Detail)
 	case ReasonConnectionRefused:
+		if spoken {
+			return t.says("connection refused: sshd, which answered before, is not running, or a firewall turns connections away; start it there (its log says why it ended)")
+		}
 		return t.says("connection refused: nothing listens there; start sshd, or correct spec.endpoints[].port")
 	case ReasonUnreachable:
 		return t.says("there is no route to the machine; look at the network between the cluster and it")
@@ -107,8 +112,11 @@ func messageHostKeyMalformed(t *Target, field string, index int) string {
 	return t.says("%s[%d] is not a public key line such as \"ssh-ed25519 AAAA…\"; take it from /etc/ssh/ssh_host_ed25519_key.pub on the machine", field, index)
 }
 
+// unseen stands for a host key that was not presented.
+const unseen = "unknown"
+
 func messageHostKey(t *Target, reason Reason, e *sshconn.Error) string {
-	seen := "unknown"
+	seen := unseen
 	if e.Seen != nil {
 		seen = sshconn.Fingerprint(e.Seen)
 	}
@@ -140,8 +148,12 @@ func messageHostKey(t *Target, reason Reason, e *sshconn.Error) string {
 
 // repin tells how to accept another host key.
 func repin(t *Target, seen string) string {
-	if t.TrustOnFirstUse && len(t.HostKeys) == 0 {
-		return fmt.Sprintf("annotate the NixBuilder with nixbuilder.io/accept-host-key: %s=%s", t.Endpoint, seen)
+	if firstUse(t) && seen != unseen {
+		return fmt.Sprintf("accept its new key with \"kubectl -n %s annotate --overwrite nixbuilder %s nixbuilder.io/accept-host-key=%s=%s\"",
+			t.builder.Namespace, t.builder.Name, t.Endpoint, seen)
+	}
+	if firstUse(t) {
+		return "accept its new key once it presents one"
 	}
 	return "put its new key into hostKeys"
 }
@@ -179,20 +191,28 @@ func messageCredential(name string, reason Reason) string {
 }
 
 func messageLogin(t *Target, reason Reason, names []string, detail string) string {
-	tried := strings.Join(names, ", ")
+	tried := keysOf(names)
 	switch reason {
 	case ReasonAuthRefused:
-		return t.says("login as %s refused with the keys of Secrets %s%s; add the public key to ~%s/.ssh/authorized_keys there, or correct spec.user",
+		return t.says("login as %s refused with %s%s; add the public key to ~%s/.ssh/authorized_keys there, or correct spec.user",
 			t.User, tried, parenthesis(detail), t.User)
 	case ReasonAuthDropped:
 		return t.says("sshd closes the connection at login as %s%s; look at MaxStartups, PerSourcePenalties and MaxAuthTries in its sshd_config, and at its log", t.User, parenthesis(detail))
 	case ReasonAuthTimeout:
 		return t.says("sshd does not answer the login as %s within %s; look at its log (name lookups, PAM, a full disk)", t.User, t.Timeout)
 	case ReasonSigningFailed:
-		return t.says("none of the keys of Secrets %s could sign the login", tried)
+		return t.says("%s could not sign the login", tried)
 	default:
 		return t.says("the SSH server breaks the protocol at login%s", parenthesis(detail))
 	}
+}
+
+// keysOf names the keys of Secrets in a sentence.
+func keysOf(names []string) string {
+	if len(names) == 1 {
+		return "the key of Secret " + names[0]
+	}
+	return "the keys of Secrets " + strings.Join(names, ", ")
 }
 
 func parenthesis(text string) string {

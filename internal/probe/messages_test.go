@@ -31,7 +31,7 @@ func messageOf(tb testing.TB, t *Target, entry Entry, text string) string {
 	case entry.Reason == ReasonNixAnswers:
 		return messageNixAnswers(t, &Facts{NixVersion: text, ProtocolVersion: "1.35"})
 	case entry.Step == StepReachable:
-		return messageReachable(t, entry.Reason, failure)
+		return messageReachable(t, entry.Reason, failure, false)
 	case entry.Step == StepHostKeyVerified:
 		return messageHostKey(t, entry.Reason, failure)
 	case entry.Step == StepAuthenticated && strings.HasPrefix(string(entry.Reason), "Log"), entry.Reason == ReasonSigningFailed:
@@ -71,6 +71,33 @@ func TestMessages(t *testing.T) {
 		message = clip(messageOf(t, &long, entry, strings.Repeat("long\x00 ", 1000)))
 		if len(message) > MaxMessage || !utf8.ValidString(message) {
 			t.Errorf("%s: %d bytes, valid %v", entry.Reason, len(message), utf8.ValidString(message))
+		}
+	}
+}
+
+// TestLikelierAdviceFirst: a port that an SSH server answered on before is right.
+func TestLikelierAdviceFirst(t *testing.T) {
+	t.Parallel()
+	target := Target{Endpoint: "mac-2", Host: "10.0.0.5", Port: 22}
+	before := messageReachable(&target, ReasonConnectionRefused, &sshconn.Error{}, true)
+	never := messageReachable(&target, ReasonConnectionRefused, &sshconn.Error{}, false)
+	if strings.Contains(before, "spec.endpoints[].port") || !strings.Contains(before, "start it") {
+		t.Errorf("answered before: %q", before)
+	}
+	if !strings.Contains(never, "spec.endpoints[].port") {
+		t.Errorf("never answered: %q", never)
+	}
+}
+
+func TestSecretsAreNamedInASentence(t *testing.T) {
+	t.Parallel()
+	target := Target{Endpoint: "mac-2", Host: "10.0.0.5", Port: 22, User: "nixt"}
+	for want, names := range map[string][]string{
+		"the key of Secret one; ":        {"one"},
+		"the keys of Secrets one, two; ": {"one", "two"},
+	} {
+		if got := messageLogin(&target, ReasonAuthRefused, names, ""); !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

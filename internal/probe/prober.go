@@ -116,6 +116,7 @@ func (p *Prober) Set(builder Key, targets []Target) {
 	current := make(map[string]*endpoint, len(targets))
 	for _, target := range targets {
 		target = target.withDefaults()
+		target.builder = builder
 		if e := old[target.Endpoint]; e != nil {
 			p.retarget(e, target)
 			current[target.Endpoint] = e

@@ -49,6 +49,8 @@ type Credential struct {
 
 // Target is an endpoint to probe and what is expected of it.
 type Target struct {
+	// builder is what the endpoint belongs to; Set fills it in, for messages.
+	builder Key
 	// Endpoint names it within its builder.
 	Endpoint string
 	Host     string
