@@ -185,6 +185,8 @@ func (f *follower) tell(outcome Outcome) {
 	switch {
 	case errors.Is(outcome.Err, fs.ErrNotExist) && outcome.Document.SchemaVersion == 0:
 		f.log.Info("Waiting for the list of builders to appear")
+	case outcome.Err != nil && outcome.Document.SchemaVersion == 0:
+		f.log.Error("The list of builders cannot be used, and there has been no good one yet", "error", outcome.Err)
 	case outcome.Err != nil:
 		f.log.Error("Kept the last good list of builders", "endpoints", len(outcome.Document.Builders), "error", outcome.Err)
 	default:

@@ -159,6 +159,11 @@ func TestWatchBrokenVersion(t *testing.T) {
 	absent := func(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 	good := func(err error) bool { return err == nil }
 	expect(absent, 0)
+	replace("{")
+	expect(func(err error) bool { return err != nil && !absent(err) }, 0)
+	if strings.Contains(log.String(), "Kept") {
+		t.Errorf("the log says that a list is kept, though there was none:\n%s", &log)
+	}
 	replace(encode(t, "a"))
 	expect(good, 1)
 	receive(t, documents)
@@ -175,7 +180,7 @@ func TestWatchBrokenVersion(t *testing.T) {
 	if diff := cmp.Diff(of("b"), receive(t, documents)); diff != "" {
 		t.Errorf("document after the repair (-want +got):\n%s", diff)
 	}
-	for _, want := range []string{"Waiting for the list", "Kept the last good list", "schema version 7", `\"many\" is not a number`} {
+	for _, want := range []string{"Waiting for the list", "there has been no good one yet", "Kept the last good list", "schema version 7", `\"many\" is not a number`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, &log)
 		}
