@@ -66,9 +66,9 @@ func explain(path string, err error) error {
 	switch err {
 	case syscall.ENOENT:
 		return errors.New("there is no dispatcher socket " + path +
-			": check that the nix-dispatcher container of this pod has started, and that the volume it writes to is mounted here at the same path" + logs)
+			": check that the nix-dispatcher container of this pod runs, and that the volume it writes to is mounted here at the same path" + logs)
 	case syscall.ECONNREFUSED:
-		return errors.New("nobody listens on " + path + ": the nix-dispatcher container of this pod has stopped or is being restarted" + logs)
+		return errors.New("nobody listens on " + path + ": the nix-dispatcher container of this pod is starting, stopping or gone" + logs)
 	case syscall.EAGAIN:
 		return errors.New("the dispatcher on " + path + " did not accept the connection within " + dialTimeout.String() + ": it is overloaded or hangs" + logs)
 	case syscall.EINVAL:

@@ -42,7 +42,7 @@ func helperCommand(t *testing.T, path string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// result is how a helper ended.
+// result is how a helper ended, and what it told Nix to show.
 type result struct {
 	code   int
 	stderr string
@@ -57,13 +57,15 @@ func end(t *testing.T, cmd *exec.Cmd) result {
 	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	stderr := cmd.Stderr.(*bytes.Buffer).String()
-	for line := range strings.Lines(stderr) {
-		if !strings.HasPrefix(line, "nix-dispatch-connect: ") {
-			t.Errorf("standard error has the line %q, which does not begin with the program's name", line)
+	var stderr strings.Builder
+	for line := range strings.Lines(cmd.Stderr.(*bytes.Buffer).String()) {
+		text, ok := spoken(line)
+		if !ok || !strings.HasPrefix(text, "nix-dispatch-connect: ") {
+			t.Errorf("standard error has the line %q, which is no message of Nix's log that begins with the program's name", line)
 		}
+		stderr.WriteString(text + "\n")
 	}
-	return result{code: cmd.ProcessState.ExitCode(), stderr: stderr}
+	return result{code: cmd.ProcessState.ExitCode(), stderr: stderr.String()}
 }
 
 // listen is a dispatcher's socket in a fresh directory.

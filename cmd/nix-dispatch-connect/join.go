@@ -19,7 +19,8 @@ const bufferSize = 64 << 10
 // at most once per direction, and returns whether it did not.
 //
 // That Nix ends first is the normal way. When the dispatcher ends first, fail
-// comes before Nix can notice: Nix kills this process as soon as it does.
+// comes before Nix can notice: Nix kills this process as soon as it does, and
+// says itself no more than that the connection has ended.
 func join(stdin io.Reader, stdout *os.File, c *conn, fail func(error)) bool {
 	var nixEnded atomic.Bool
 	upOK := make(chan bool, 1)

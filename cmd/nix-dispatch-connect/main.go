@@ -16,8 +16,9 @@
 // fmt, net and flag, which would make it half as large again.
 //
 // Standard error is the channel on which the build hook answers Nix, and a
-// line that begins with "# " would be taken for an answer. So the program says
-// nothing unless it fails, and every line begins with its name.
+// line that begins with "# " would be taken for an answer. While a build runs,
+// Nix drops every line there that is no message of its internal log. So the
+// program says nothing unless it fails, and says that as such a message.
 package main
 
 import (
@@ -34,7 +35,7 @@ const socketVariable = "NIX_DISPATCH_SOCKET"
 
 func main() {
 	os.Exit(run(os.Args[1:], func(err error) {
-		_, _ = os.Stderr.WriteString("nix-dispatch-connect: " + err.Error() + "\n")
+		_, _ = os.Stderr.WriteString(message("nix-dispatch-connect: " + err.Error()))
 	}))
 }
 
