@@ -5,6 +5,7 @@ package dispatch
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -123,6 +124,27 @@ func TestPathsNamedTwice(t *testing.T) {
 		c.mustBuild(newDerivation("out", a, b, b, a))
 		if usage := r.spool.Usage(); usage.Paths != 2 { // b and the output
 			t.Errorf("spool: %+v", usage)
+		}
+	})
+}
+
+// Many inputs from one builder take one session there, not one each.
+func TestSessionsOfDonorsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var inputs []file
+		for i := range 20 {
+			inputs = append(inputs, newFile(fmt.Sprint("input", i), "I"))
+		}
+		one, two := newMachine(t, "one", daemontest.Options{}).has(inputs...), newMachine(t, "two", daemontest.Options{}).has(inputs...)
+		r := newRig(t, rigOptions{builders: []*machine{one, two, newMachine(t, "large", daemontest.Options{}, slots(8))}})
+		c := r.connect(1, "x86_64-linux.0")
+		if sent := c.upload(inputs...); len(sent) != 0 {
+			t.Fatalf("sent %v", sent)
+		}
+		c.mustBuild(newDerivation("out", inputs...))
+		// One for each of the two questions, and one for the inputs.
+		if one.Sessions() > 3 || two.Sessions() > 3 {
+			t.Errorf("%d and %d sessions", one.Sessions(), two.Sessions())
 		}
 	})
 }

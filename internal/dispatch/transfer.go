@@ -95,8 +95,10 @@ func (s *session) gather(ctx context.Context, paths []string, target string) ([]
 	}
 	others := s.sources(target)
 	holders := s.whoHas(ctx, others, away)
+	from := donors{builders: s.server.opts.Builders, open: map[string]Builder{}}
+	defer from.close()
 	for _, path := range away {
-		one, err := s.fetch(ctx, path, holders[path], others)
+		one, err := s.fetch(ctx, from, path, holders[path], others)
 		if err != nil {
 			return nil, err
 		}
@@ -119,14 +121,15 @@ func (s *session) whoHas(ctx context.Context, ids, paths []string) map[string][]
 
 // fetch gets a path from the first of the holders that gives it, or else from
 // another builder that has it, too.
-func (s *session) fetch(ctx context.Context, path string, holders, all []string) (parcel, error) {
+func (s *session) fetch(ctx context.Context, from donors, path string, holders, all []string) (parcel, error) {
 	reasons := []error{fmt.Errorf("input %s is no longer in the spool nor on a builder that could be asked: start the build again", path)}
 	for len(holders) > 0 {
 		for _, id := range holders {
-			one, err := s.fetchFrom(ctx, path, id)
+			one, err := s.fetchFrom(ctx, from, path, id)
 			if err == nil {
 				return one, nil
 			}
+			from.drop(id)
 			if ctx.Err() != nil {
 				return parcel{}, context.Cause(ctx)
 			}
@@ -139,13 +142,43 @@ func (s *session) fetch(ctx context.Context, path string, holders, all []string)
 	return parcel{}, errors.Join(reasons...)
 }
 
+// donors are sessions on builders that give inputs, kept for further ones.
+type donors struct {
+	builders Builders
+	open     map[string]Builder
+}
+
+func (d donors) get(ctx context.Context, id string) (Builder, error) {
+	if session := d.open[id]; session != nil {
+		return session, nil
+	}
+	session, err := d.builders.Open(ctx, id)
+	if err == nil {
+		d.open[id] = session
+	}
+	return session, err
+}
+
+// drop ends a session that has failed.
+func (d donors) drop(id string) {
+	if session := d.open[id]; session != nil {
+		session.Close()
+		delete(d.open, id)
+	}
+}
+
+func (d donors) close() {
+	for id := range d.open {
+		d.drop(id)
+	}
+}
+
 // fetchFrom gets a path from one builder.
-func (s *session) fetchFrom(ctx context.Context, path, id string) (parcel, error) {
-	source, err := s.server.opts.Builders.Open(ctx, id)
+func (s *session) fetchFrom(ctx context.Context, from donors, path, id string) (parcel, error) {
+	source, err := from.get(ctx, id)
 	if err != nil {
 		return parcel{}, err
 	}
-	defer source.Close()
 	info, valid, err := source.QueryPathInfo(ctx, path)
 	if err != nil {
 		return parcel{}, err

@@ -94,9 +94,11 @@ func (s *session) forward(info *daemon.PathInfo, archive io.Reader, why error) e
 	if err := s.supply(s.ctx, s.bound, s.inputs.available()); err != nil {
 		return err
 	}
+	sent := *info
+	sent.Ultimate = false // the builder has not built it
 	err := s.bound.session.AddMultipleToStore(s.ctx, daemon.PathSource{
 		Count: 1,
-		Next:  func() (daemon.PathInfo, io.Reader, error) { return *info, archive, nil },
+		Next:  func() (daemon.PathInfo, io.Reader, error) { return sent, archive, nil },
 	}, s.daemon.Send)
 	if err != nil {
 		return err

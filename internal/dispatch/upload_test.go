@@ -49,6 +49,7 @@ func TestUploadWithoutRoom(t *testing.T) {
 
 		small := newFile("small", "s")
 		large := newFile("large", strings.Repeat("L", 1000), small.info.Path)
+		large.info.Ultimate = true
 		larger := newFile("larger", strings.Repeat("M", 2000), small.info.Path, large.info.Path)
 		c := r.connect(2, "x86_64-linux.0")
 		go func() {
@@ -57,6 +58,9 @@ func TestUploadWithoutRoom(t *testing.T) {
 		}()
 		c.upload(small, large, larger)
 		c.mustBuild(newDerivation("out", small, larger))
+		if info, _, ok := m.Path(large.info.Path); !ok || info.Ultimate {
+			t.Errorf("on the builder: %v, %+v", ok, info)
+		}
 		lines := c.said.lines()
 		if len(lines) != 3 || !strings.Contains(lines[0], "1/1 slots busy") || !strings.Contains(lines[1], "1/1 slots busy") ||
 			!strings.Contains(lines[2], "no room in the dispatcher's spool: uploading to b/one directly") {
