@@ -4,8 +4,12 @@
 package dispatch
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,5 +109,71 @@ func TestBoundBuilderMustServeTheBuild(t *testing.T) {
 			t.Errorf("error = %v", err)
 		}
 		r.noneLeft()
+	})
+}
+
+// Two clients that both lack a path upload it at the same time.
+func TestSameUploadTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "one", daemontest.Options{}, slots(2))
+		r := newRig(t, rigOptions{builders: []*machine{m}, spool: 8 * replayable})
+		shared := newFile("shared", strings.Repeat("S", 2*replayable))
+		var both sync.WaitGroup
+		for i, name := range []string{"one", "two"} {
+			c := r.connect(uint32(i+1), "x86_64-linux."+strconv.Itoa(i))
+			if got := c.ask(false, shared); got != "" {
+				t.Errorf("there: %q", got)
+			}
+			both.Go(func() {
+				// Both are in the middle of it at once.
+				half := len(shared.nar) / 2
+				slow := io.MultiReader(bytes.NewReader(shared.nar[:half]), pausing(time.Second), bytes.NewReader(shared.nar[half:]))
+				err := c.AddMultipleToStore(t.Context(), daemon.PathSource{Count: 1, Next: func() (daemon.PathInfo, io.Reader, error) {
+					return shared.info, slow, nil
+				}}, nil)
+				if err != nil {
+					t.Error(err)
+				}
+				c.mustBuild(newDerivation(name, shared))
+			})
+		}
+		both.Wait()
+		if u := r.spool.Usage(); u.Paths != 3 || u.Bytes > 3*replayable {
+			t.Errorf("spool: %+v, want the path once and two outputs", u)
+		}
+	})
+}
+
+// pausing is a reader that takes its time to have nothing.
+func pausing(d time.Duration) io.Reader {
+	return readerFunc(func([]byte) (int, error) {
+		time.Sleep(d)
+		return 0, io.EOF
+	})
+}
+
+// What the client was told is there is not evicted before its build, whatever others
+// upload meanwhile.
+func TestPathsInUseAreNotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "one", daemontest.Options{}, slots(2))
+		r := newRig(t, rigOptions{builders: []*machine{m}, spool: 1000})
+		a, b := newFile("a", strings.Repeat("A", 500)), newFile("b", strings.Repeat("B", 500))
+		first := r.connect(1, "x86_64-linux.0")
+		if err := first.send(a); err != nil {
+			t.Fatal(err)
+		}
+		first.Close()
+		second := r.connect(2, "x86_64-linux.0")
+		if got := second.ask(false, a); got != "a" {
+			t.Fatalf("there: %q", got)
+		}
+		third := r.connect(3, "x86_64-linux.1")
+		third.upload(b)
+		third.mustBuild(newDerivation("other", b))
+		second.mustBuild(newDerivation("out", a))
+		if lines := second.said.lines(); len(lines) != 0 {
+			t.Errorf("lines = %q", lines)
+		}
 	})
 }
