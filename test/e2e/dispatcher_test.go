@@ -92,6 +92,13 @@ func (d *dispatcher) stop() {
 	}
 }
 
+// kill ends the dispatcher as the kernel does when memory is short.
+func (d *dispatcher) kill() {
+	GinkgoHelper()
+	Expect(d.command.Process.Kill()).To(Succeed())
+	<-d.done
+}
+
 // lockedBuffer is a buffer that a process writes to while a test reads it.
 type lockedBuffer struct {
 	mu   sync.Mutex

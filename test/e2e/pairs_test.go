@@ -80,7 +80,7 @@ func describePair(builder **nixlab.Builder, through **dispatcher, builderVersion
 			result, err := client.NixBuildExpr(ctx, nixlab.Failing(name+"-failing", "cannot go on", 7))
 			Expect(err).NotTo(HaveOccurred())
 			Expect(result.Status).NotTo(BeZero())
-			Expect(result.Stderr).To(And(ContainSubstring("cannot go on"), MatchRegexp(`exit(ed)?( code|.*status)? .{0,20}7`)))
+			Expect(result.Stderr).To(And(ContainSubstring("cannot go on"), ContainSubstring("(on builder "), MatchRegexp(`exit(ed)?( code|.*status)? .{0,20}7`)))
 		}, SpecTimeout(specTimeout))
 
 		It("builds a fixed output", func(ctx context.Context) {

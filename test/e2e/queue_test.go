@@ -75,6 +75,23 @@ var _ = Describe("Waiting", func() {
 	}, SpecTimeout(specTimeout))
 })
 
+var _ = Describe("Losing the dispatcher", func() {
+	for _, version := range nixlab.Versions() {
+		It("tells a client with Nix "+string(version)+" why its build has ended", func(ctx context.Context) {
+			builder := newBuilder(ctx, nixlab.BuilderOptions{Name: "lost-b" + slug(version)})
+			d := newDispatcher(builder.MachinesLine(1))
+			client := newClient(ctx, d, nixlab.ClientOptions{Name: "lost-c" + slug(version), Version: version})
+			build := startBuild(ctx, client, nixlab.Sleeping("lost-"+slug(version), 600))
+			Eventually(build.output.String).WithTimeout(patience).Should(MatchRegexp(`(?m)^(.*> )?building on .*/`))
+			Eventually(builder.BuildsRunning).WithTimeout(patience).Should(Equal(1))
+			d.kill()
+			build.expectFailure("nix-dispatch-connect: the dispatcher on "+nixlab.VolumePath, "ended the connection")
+			again := startBuild(ctx, client, nixlab.Trivial("refused-"+slug(version)))
+			again.expectFailure("nix-dispatch-connect: nobody listens on")
+		}, SpecTimeout(specTimeout))
+	}
+})
+
 var _ = Describe("Slots", func() {
 	It("runs no more builds on a builder than it has slots", func(ctx context.Context) {
 		builder := newBuilder(ctx, nixlab.BuilderOptions{Name: "slots-b"})
@@ -174,6 +191,17 @@ func (r *running) expectSuccess() {
 	GinkgoHelper()
 	Eventually(r.done).WithTimeout(specTimeout).Should(BeClosed(), "nix-build does not end:\n%s", &r.output)
 	Expect(r.err).NotTo(HaveOccurred(), "output of nix-build:\n%s", &r.output)
+}
+
+// expectFailure waits for the end of a build that cannot succeed.
+func (r *running) expectFailure(words ...string) {
+	GinkgoHelper()
+	Eventually(r.done).WithTimeout(patience).Should(BeClosed(), "nix-build does not end:\n%s", &r.output)
+	Expect(r.err).To(HaveOccurred())
+	for _, word := range words {
+		Expect(r.output.String()).To(ContainSubstring(word))
+	}
+	Expect(r.output.String()).NotTo(ContainSubstring("@nix"))
 }
 
 // interrupt is Ctrl-C.
