@@ -12,6 +12,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -40,13 +41,13 @@ type options struct {
 	spoolSize     byteSize
 	spooledOutput byteSize
 
-	openTimeout     time.Duration
-	locateTimeout   time.Duration
-	shutdownTimeout time.Duration
+	openTimeout     duration
+	locateTimeout   duration
+	shutdownTimeout duration
 
 	metricsAddress string
 
-	logLevel  slog.Level
+	logLevel  level
 	logFormat string
 }
 
@@ -63,6 +64,9 @@ func parseFlags(args []string) (options, error) {
 	return o, o.check()
 }
 
+// invalidValue is how package flag begins its words about a value.
+var invalidValue = regexp.MustCompile(`^invalid value "(.*)" for flag -([a-z-]+): `)
+
 // parse parses args and shows the flags to who asks for help. Mistakes are
 // reported by the caller alone.
 func parse(flags *flag.FlagSet, args []string) error {
@@ -71,14 +75,33 @@ func parse(flags *flag.FlagSet, args []string) error {
 	if errors.Is(err, flag.ErrHelp) {
 		flags.SetOutput(os.Stdout)
 		flags.Usage()
+		return err
 	}
-	return err
+	if err != nil {
+		text := invalidValue.ReplaceAllString(err.Error(), "--$2=$1: ")
+		return fmt.Errorf("%s (see %s --help)", strings.Replace(text, ": parse error", ": must be a whole number", 1), flags.Name())
+	}
+	return nil
 }
+
+// usage is what help says above the flags.
+const usage = `Gives the builds of Nix clients beside it to remote builders.
+
+  nix-dispatcher [serve] [flags]         serve until SIGTERM
+  nix-dispatcher ready [--volume=DIR]    succeed if a dispatcher serves the directory
+  nix-dispatcher version                 print the version
+
+Flags of serve:
+`
 
 // flagSet returns the flags with their defaults, to be parsed into o.
 func (o *options) flagSet() *flag.FlagSet {
 	o.spoolSize, o.spooledOutput = 10<<30, 256<<20
 	flags := flag.NewFlagSet("nix-dispatcher", flag.ContinueOnError)
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), usage)
+		flags.PrintDefaults()
+	}
 	flags.StringVar(&o.builders, "builders", "/etc/nix-machines/builders.json", "`file` with the builders: builders.json of the operator, or a machines file; watched")
 	flags.StringVar(&o.keysDir, "keys-dir", "/etc/nix-keys", "`directory` with a directory for each credential, holding ssh-privatekey")
 	flags.StringVar(&o.identityFile, "identity-file", "", "private key `file` for builders of a machines file whose lines name none")
@@ -94,13 +117,14 @@ func (o *options) flagSet() *flag.FlagSet {
 	flags.Var(&o.spoolSize, "spool-max-size", "most `bytes` in the spool, with a suffix such as Gi")
 	flags.Var(&o.spooledOutput, "spooled-output-max-size", "outputs with more `bytes` stream from their builder instead of being spooled")
 
-	flags.DurationVar(&o.openTimeout, "connect-timeout", 15*time.Second, "longest `time` to connect to a builder, and to open a session there")
-	flags.DurationVar(&o.locateTimeout, "locate-timeout", 2*time.Second, "longest `time` to ask builders what they have while a client waits")
-	flags.DurationVar(&o.shutdownTimeout, "shutdown-timeout", 25*time.Second, "longest `time` to let builds finish after SIGTERM")
+	o.openTimeout, o.locateTimeout, o.shutdownTimeout = duration(15*time.Second), duration(2*time.Second), duration(25*time.Second)
+	flags.Var(&o.openTimeout, "connect-timeout", "longest `time` to connect to a builder, and to open a session there")
+	flags.Var(&o.locateTimeout, "locate-timeout", "longest `time` to ask builders what they have while a client waits")
+	flags.Var(&o.shutdownTimeout, "shutdown-timeout", "longest `time` to let builds finish after SIGTERM")
 
 	flags.StringVar(&o.metricsAddress, "metrics-address", "", "`address` to serve /metrics on, such as :9464; empty for nowhere")
 
-	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn, error")
+	flags.Var(&o.logLevel, "log-level", "least `level` to log: debug, info, warn, error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
 	return flags
 }
@@ -119,9 +143,33 @@ func (o options) check() error {
 	return nil
 }
 
+// checkFiles fails if something that must be there before the start is not. Builders
+// and keys may come later.
+func (o options) checkFiles() error {
+	switch info, err := os.Stat(o.volume); {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("--volume: %s does not exist: create it or set --volume", o.volume)
+	case err != nil:
+		return fmt.Errorf("--volume: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("--volume: %s is not a directory", o.volume)
+	}
+	for _, named := range []struct{ flag, file string }{{"--identity-file", o.identityFile}, {"--known-hosts", o.knownHosts}} {
+		if named.file == "" {
+			continue
+		}
+		file, err := os.Open(named.file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", named.flag, err)
+		}
+		file.Close()
+	}
+	return nil
+}
+
 // logger returns the logger that the flags ask for.
 func (o options) logger() *slog.Logger {
-	handler := &slog.HandlerOptions{Level: o.logLevel}
+	handler := &slog.HandlerOptions{Level: slog.Level(o.logLevel)}
 	if o.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, handler))
 	}
@@ -135,6 +183,43 @@ func besideSelf(name string) string {
 		return name
 	}
 	return filepath.Join(filepath.Dir(self), name)
+}
+
+// duration is a flag for a time such as 15s.
+type duration time.Duration
+
+// String implements flag.Value.
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+// Set implements flag.Value.
+func (d *duration) Set(text string) error {
+	parsed, err := time.ParseDuration(text)
+	if _, bare := strconv.ParseFloat(text, 64); err != nil && bare == nil {
+		return fmt.Errorf("needs a unit, such as %ss", text)
+	}
+	if err != nil {
+		return errors.New("must be a time such as 15s, 500ms or 1m30s")
+	}
+	*d = duration(parsed)
+	return nil
+}
+
+// level is a flag for the least level to log.
+type level slog.Level
+
+var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
+// String implements flag.Value.
+func (l *level) String() string { return strings.ToLower(slog.Level(*l).String()) }
+
+// Set implements flag.Value.
+func (l *level) Set(text string) error {
+	found, ok := levels[strings.ToLower(text)]
+	if !ok {
+		return errors.New("must be debug, info, warn or error")
+	}
+	*l = level(found)
+	return nil
 }
 
 // byteSize is a flag for a number of bytes such as 512Mi.

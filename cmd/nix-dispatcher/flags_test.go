@@ -29,7 +29,10 @@ func TestFlags(t *testing.T) {
 		"size zero":     {[]string{"-spool-max-size=0"}, "positive number"},
 		"size overflow": {[]string{"-spool-max-size=9999999Ti"}, "positive number"},
 		"format":        {[]string{"-log-format=xml"}, "text or json"},
-		"level":         {[]string{"-log-level=loud"}, "loud"},
+		"level":         {[]string{"-log-level=loud"}, "--log-level=loud: must be debug, info, warn or error (see nix-dispatcher --help)"},
+		"no unit":       {[]string{"-connect-timeout=15"}, "--connect-timeout=15: needs a unit, such as 15s"},
+		"no time":       {[]string{"-connect-timeout", "soon"}, "--connect-timeout=soon: must be a time"},
+		"no number":     {[]string{"-max-lines=many"}, "--max-lines=many: must be a whole number"},
 		"lines":         {[]string{"-max-lines=0"}, "at least 1"},
 		"timeout":       {[]string{"-connect-timeout=0s"}, "positive"},
 		"relative":      {[]string{"-volume=x"}, "absolute"},
@@ -69,6 +72,11 @@ func TestUnknownCommand(t *testing.T) {
 	}
 	if err := run(t.Context(), []string{"version"}); err != nil {
 		t.Error(err)
+	}
+	for _, command := range []string{"version", "ready"} {
+		if err := run(t.Context(), []string{command, "extra"}); err == nil || !strings.Contains(err.Error(), `"extra"`) {
+			t.Errorf("%s extra: %v", command, err)
+		}
 	}
 }
 

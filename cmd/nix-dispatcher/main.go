@@ -51,6 +51,9 @@ func run(ctx context.Context, args []string) error {
 	case "ready":
 		return ready(ctx, args)
 	case "version":
+		if len(args) > 0 {
+			return fmt.Errorf("version takes no argument, but there is %q", args[0])
+		}
 		fmt.Println(version.String())
 		return nil
 	}

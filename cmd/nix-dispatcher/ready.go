@@ -28,6 +28,9 @@ func ready(ctx context.Context, args []string) error {
 	if err := parse(flags, args); err != nil {
 		return err
 	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
 	helper := filepath.Join(*volume, clientdir.HelperName)
 	if info, err := os.Stat(helper); err != nil || info.Mode()&0o111 == 0 {
 		return fmt.Errorf("the helper %s is not installed yet", helper)

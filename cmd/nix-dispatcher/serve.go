@@ -26,6 +26,9 @@ import (
 // serve runs a dispatcher until ctx ends, and then lets builds finish.
 func serve(ctx context.Context, o options) (err error) {
 	log := o.logger()
+	if err := o.checkFiles(); err != nil {
+		return err
+	}
 	store, err := spool.Open(spool.Options{Dir: o.spoolDir, MaxBytes: int64(o.spoolSize), Logger: log})
 	if err != nil {
 		return err
@@ -58,7 +61,7 @@ func serve(ctx context.Context, o options) (err error) {
 		Classes:   directory,
 		Spool:     store,
 		Recorder:  recorder,
-		Limits:    dispatch.Limits{Locate: o.locateTimeout, SpooledOutput: uint64(o.spooledOutput)},
+		Limits:    dispatch.Limits{Locate: time.Duration(o.locateTimeout), SpooledOutput: uint64(o.spooledOutput)},
 		Version:   version.String(),
 		Logger:    log,
 	})
@@ -78,7 +81,7 @@ func serve(ctx context.Context, o options) (err error) {
 	defer follower.Wait()
 	defer stop()
 	awaitBuilders(ctx, known)
-	return serveUntil(ctx, server, listener, o.shutdownTimeout, log)
+	return serveUntil(ctx, server, listener, time.Duration(o.shutdownTimeout), log)
 }
 
 // newFleet returns a fleet that tells ledger of its builders.
@@ -86,7 +89,7 @@ func newFleet(o options, ledger *scheduler.Local, log *slog.Logger) *fleet.Fleet
 	return fleet.New(fleet.Options{
 		Dial:        fleet.DialSSH(fleet.SSHOptions{KeysDir: o.keysDir, IdentityFile: o.identityFile, KnownHosts: o.knownHosts}),
 		OnChange:    ledger.Update,
-		OpenTimeout: o.openTimeout,
+		OpenTimeout: time.Duration(o.openTimeout),
 		Logger:      log,
 	})
 }

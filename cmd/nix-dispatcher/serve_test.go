@@ -152,9 +152,11 @@ func TestReadyWithoutDispatcher(t *testing.T) {
 func TestStartFailures(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ flag, want string }{
-		"helper missing":  {"-helper=/nowhere/helper", "read the helper"},
-		"volume missing":  {"-volume=/nowhere/volume", "no such file"},
-		"spool elsewhere": {"-spool-dir=/dev/null/spool", "open spool"},
+		"helper missing":      {"-helper=/nowhere/helper", "read the helper"},
+		"volume missing":      {"-volume=/nowhere/volume", "does not exist: create it or set --volume"},
+		"identity missing":    {"-identity-file=/nowhere/key", "--identity-file: open /nowhere/key: no such file"},
+		"known hosts missing": {"-known-hosts=/nowhere/hosts", "--known-hosts: open /nowhere/hosts: no such file"},
+		"spool elsewhere":     {"-spool-dir=/dev/null/spool", "open spool"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
