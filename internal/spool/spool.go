@@ -34,6 +34,8 @@ const (
 	// dataName is the directory of the NARs. Only it is emptied, so that a
 	// wrong setting cannot delete other files.
 	dataName = "nars"
+	// lostAndFound is in the root of a new file system.
+	lostAndFound = "lost+found"
 )
 
 // ErrNoRoom means that a NAR does not fit, because it is larger than the whole
@@ -88,12 +90,15 @@ type Usage struct {
 }
 
 // Open makes an empty spool in opts.Dir. It fails if another process uses the
-// directory.
+// directory, or if it holds files but none of a spool.
 func Open(opts Options) (*Store, error) {
 	if opts.MaxBytes <= 0 {
 		return nil, fmt.Errorf("open spool: its size limit is %d bytes: it must be positive", opts.MaxBytes)
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	if err := checkOwn(opts.Dir); err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(opts.Dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
@@ -102,7 +107,10 @@ func Open(opts Options) (*Store, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("open spool: another process uses %s: %w", opts.Dir, err)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("open spool: another process uses %s: each needs a directory of its own", opts.Dir)
+		}
+		return nil, fmt.Errorf("open spool: lock %s: %w", lock.Name(), err)
 	}
 	s := &Store{
 		dir:      filepath.Join(opts.Dir, dataName),
@@ -117,6 +125,29 @@ func Open(opts Options) (*Store, error) {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	return s, nil
+}
+
+// checkOwn fails if dir holds what no spool has left there: then the setting is
+// wrong, and nothing is written.
+func checkOwn(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	stranger := ""
+	for _, e := range entries {
+		switch e.Name() {
+		case lockName, dataName:
+			return nil
+		case lostAndFound:
+		default:
+			stranger = e.Name()
+		}
+	}
+	if stranger != "" {
+		return fmt.Errorf("%s holds other files, such as %s: name an empty directory", dir, stranger)
+	}
+	return nil
 }
 
 // Close removes everything. Pins and writers must be gone.

@@ -268,7 +268,7 @@ func TestOpen(t *testing.T) {
 	if n := files(t, s); n != 0 {
 		t.Errorf("%d files are left of an earlier process", n)
 	}
-	if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), "another process uses") {
+	if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), "another process uses") || strings.Contains(err.Error(), "unavailable") {
 		t.Errorf("second Open: %v", err)
 	}
 	if err := s.Close(); err != nil {
@@ -285,6 +285,51 @@ func TestOpen(t *testing.T) {
 	}
 	if _, err := Open(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), "must be positive") {
 		t.Errorf("Open without a limit: %v", err)
+	}
+}
+
+func TestOpenLeavesOtherDirectoriesAlone(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		entry string
+		ok    bool
+	}{
+		"other files":          {entry: "passwd"},
+		"an empty volume":      {entry: lostAndFound, ok: true},
+		"a spool's lock":       {entry: lockName, ok: true},
+		"a killed spool":       {entry: dataName, ok: true},
+		"hidden configuration": {entry: ".config"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			var err error
+			if path := filepath.Join(dir, tc.entry); tc.entry == lockName {
+				err = os.WriteFile(path, nil, 0o600)
+			} else {
+				err = os.Mkdir(path, 0o700)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := Open(Options{Dir: dir, MaxBytes: 10, Logger: slog.New(slog.DiscardHandler)})
+			if tc.ok {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), "such as "+tc.entry) {
+				t.Errorf("error = %v, want one about %s", err, tc.entry)
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+				t.Errorf("the directory has %v, %v", entries, err)
+			}
+		})
 	}
 }
 
