@@ -79,6 +79,14 @@ func (i identity) what() string {
 	return "host key " + fingerprint(i.hostKey)
 }
 
+// remedy tells what to do about it in two objects.
+func (i identity) remedy() string {
+	if i.hostKey == "" {
+		return "remove it from one of the two"
+	}
+	return "remove it from one of the two, or, if they are different machines, give each a host key of its own"
+}
+
 // identities returns everything by which the machines of a builder are
 // recognised: host and port, the host keys of its spec, and those that its
 // machines have shown.
@@ -123,15 +131,26 @@ func duplicateOf(builder *v1alpha1.NixBuilder, namespace []v1alpha1.NixBuilder) 
 			continue
 		}
 		for _, theirs := range identities(other) {
-			if id, ok := mine[theirs.id]; ok {
+			if id, ok := mine[theirs.id]; ok && !refuted(other, theirs) {
 				owner = other
-				message = fmt.Sprintf("endpoint %s is the same machine as endpoint %s of NixBuilder %s, which is older: same %s; remove it from one of the two",
-					id.endpoint, theirs.endpoint, other.Name, id.what())
+				message = fmt.Sprintf("endpoint %s has the same %s as endpoint %s of NixBuilder %s, which is older; %s",
+					id.endpoint, id.what(), theirs.endpoint, other.Name, id.remedy())
 				break
 			}
 		}
 	}
 	return message
+}
+
+// refuted reports whether a machine has shown that a host key which its builder's
+// spec claims for it is not its own: then it must not keep out the one that has it.
+func refuted(builder *v1alpha1.NixBuilder, id identity) bool {
+	status := builder.Status.Endpoint(id.endpoint)
+	return id.hostKey != "" && status != nil && status.FailedCondition == v1alpha1.ConditionHostKeyVerified &&
+		status.Reason == string(probe.ReasonHostKeyChanged) &&
+		slices.ContainsFunc(builder.Spec.Endpoints, func(e v1alpha1.Endpoint) bool {
+			return e.Name == id.endpoint && e.Address() == status.Address
+		})
 }
 
 // older orders builders by age, then by name.

@@ -59,7 +59,14 @@ func TestDuplicateOf(t *testing.T) {
 	}
 	sameKey := v1alpha1.Endpoint{Name: "x", Host: "x.example.com", HostKeys: []string{builders.HostKey("a.example.com") + " comment"}}
 	samePlace := v1alpha1.Endpoint{Name: "x", Host: "a.example.com", HostKeys: []string{builders.HostKey("other")}}
-	keyMessage := "endpoint a is the same machine as endpoint x of NixBuilder o, which is older: same host key " + fingerprint(builders.HostKey("a.example.com"))
+	keyMessage := "endpoint a has the same host key " + fingerprint(builders.HostKey("a.example.com")) +
+		" as endpoint x of NixBuilder o, which is older; remove it from one of the two, or, if they are different machines, give each a host key of its own"
+
+	refutedStatus := func(address string) v1alpha1.EndpointStatus {
+		return v1alpha1.EndpointStatus{
+			Name: "x", Address: address, State: v1alpha1.EndpointUnhealthy, FailedCondition: "HostKeyVerified", Reason: "HostKeyChanged",
+		}
+	}
 
 	tests := map[string]struct {
 		mine  *builders.NixBuilderWrapper
@@ -68,11 +75,11 @@ func TestDuplicateOf(t *testing.T) {
 	}{
 		"nothing in common":  {other: builders.MakeNixBuilder("o").Created(older).Endpoint("a", "o.example.com")},
 		"same host key":      {other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey), want: keyMessage},
-		"same host and port": {other: builders.MakeNixBuilder("o").Created(older).EndpointWith(samePlace), want: "endpoint a is the same machine as endpoint x of NixBuilder o, which is older: same host and port a.example.com:22"},
+		"same host and port": {other: builders.MakeNixBuilder("o").Created(older).EndpointWith(samePlace), want: "endpoint a has the same host and port a.example.com:22 as endpoint x of NixBuilder o, which is older; remove it from one of the two"},
 		"same host, another port": {other: builders.MakeNixBuilder("o").Created(older).EndpointWith(
 			v1alpha1.Endpoint{Name: "x", Host: "a.example.com", Port: 2222, HostKeys: []string{builders.HostKey("other")}})},
 		"the other is younger":     {other: builders.MakeNixBuilder("o").Created(younger.Add(time.Second)).EndpointWith(sameKey)},
-		"equally old, name before": {other: builders.MakeNixBuilder("b").Created(younger).EndpointWith(sameKey), want: "endpoint a is"},
+		"equally old, name before": {other: builders.MakeNixBuilder("b").Created(younger).EndpointWith(sameKey), want: "endpoint a has"},
 		"equally old, name after":  {other: builders.MakeNixBuilder("z").Created(younger).EndpointWith(sameKey)},
 		"the other is being deleted": {other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey).Change(func(b *v1alpha1.NixBuilder) {
 			b.DeletionTimestamp = &metav1.Time{Time: younger}
@@ -86,6 +93,12 @@ func TestDuplicateOf(t *testing.T) {
 			other: builders.MakeNixBuilder("o").Created(older).TrustOnFirstUse().Endpoint("x", "x.example.com").
 				EndpointStatus(v1alpha1.EndpointStatus{Name: "x", Address: "old.example.com:22", HostKey: builders.HostKey("a.example.com"), Credential: "key"}),
 		},
+		"the other's machine has shown another key": {
+			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey).EndpointStatus(refutedStatus("x.example.com:22")),
+		},
+		"the other's machine has, at another place": {
+			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey).EndpointStatus(refutedStatus("old.example.com:22")), want: keyMessage,
+		},
 		"mine has brought the pin along from another place": {
 			mine: builders.MakeNixBuilder("m").Created(younger).TrustOnFirstUse().Endpoint("a", "new.example.com").
 				EndpointStatus(v1alpha1.EndpointStatus{Name: "a", Address: "new.example.com:22", HostKey: builders.HostKey("a.example.com")}),
@@ -94,7 +107,7 @@ func TestDuplicateOf(t *testing.T) {
 		"one address in two spellings": {
 			mine:  builders.MakeNixBuilder("m").Created(younger).Endpoint("a", "2001:db8::7"),
 			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(v1alpha1.Endpoint{Name: "x", Host: "2001:db8:0:0::7", HostKeys: []string{builders.HostKey("other")}}),
-			want:  "endpoint a is the same machine as endpoint x of NixBuilder o, which is older: same host and port [2001:db8::7]:22",
+			want:  "endpoint a has the same host and port [2001:db8::7]:22 as",
 		},
 	}
 	for name, tc := range tests {

@@ -83,13 +83,7 @@ func (s *scope) stepVerdict(step probe.Step) verdict {
 		total++
 		snapshot := s.snapshots[endpoint.Name]
 		outcome := snapshot.Result.Outcome(step)
-		message := outcome.Message
-		switch outcome.Reason {
-		case probe.ReasonNotReached:
-			message = endpoint.Name + ": not checked, because an earlier condition is not True"
-		case probe.ReasonNotProbed:
-			message = endpoint.Name + ": " + notProbedMessage
-		}
+		message := s.outcomeMessage(endpoint, &outcome)
 		switch outcome.Status {
 		case probe.StatusTrue:
 		case probe.StatusFalse:
@@ -113,6 +107,21 @@ func (s *scope) stepVerdict(step probe.Step) verdict {
 		return doubt
 	}
 	return passed(step, s.builder.Spec.User)
+}
+
+// outcomeMessage is what a condition says of the outcome of its step at an endpoint.
+func (s *scope) outcomeMessage(endpoint *v1alpha1.Endpoint, outcome *probe.Outcome) string {
+	switch {
+	case outcome.Reason == probe.ReasonNotReached:
+		return endpoint.Name + ": not checked, because an earlier condition is not True"
+	case outcome.Reason == probe.ReasonNotProbed:
+		return endpoint.Name + ": " + notProbedMessage
+	case outcome.Step == probe.StepHostKeyVerified && outcome.Status == probe.StatusFalse:
+		if mistake := annotationMistake(s.builder, endpoint, s.snapshots[endpoint.Name].Result.Facts); mistake != "" {
+			return outcome.Message + ". Annotation " + v1alpha1.AcceptHostKeyAnnotation + " has no effect: " + mistake
+		}
+	}
+	return outcome.Message
 }
 
 // about is what an endpoint's status says, with the endpoint's name.

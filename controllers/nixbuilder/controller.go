@@ -67,6 +67,7 @@ type Reconciler struct {
 	metrics  *Metrics
 	clock    clock.PassiveClock
 	jitter   func() float64
+	refusals refusals
 }
 
 // NewReconciler returns a Reconciler. It works without a manager, too.
@@ -160,6 +161,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if apierrors.IsNotFound(err) || err == nil && !builder.DeletionTimestamp.IsZero() {
 		r.prober.Forget(key)
 		r.metrics.forget(request.NamespacedName)
+		r.refusals.forget(key)
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
@@ -204,7 +206,7 @@ func (r *Reconciler) store(ctx context.Context, s *scope) error {
 	case err != nil:
 		return fmt.Errorf("write status: %w", err)
 	}
-	for _, t := range transitions(&s.builder.Status, &status, s.pins) {
+	for _, t := range s.transitions(&status) {
 		ctrl.LoggerFrom(ctx).Info("NixBuilder changed", "endpoint", t.endpoint, "reason", t.reason, "note", t.note)
 		t.emit(r.recorder, changed)
 	}

@@ -6,6 +6,7 @@ package nixbuilder
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -22,9 +23,41 @@ const (
 	// credentialInterval is the longest time before a changed Secret is noticed.
 	// Secrets are not watched: that would take the right to list all of them.
 	credentialInterval = 60 * time.Second
+	// credentialRetry is the same while a Secret cannot be used: somebody is
+	// probably about to correct it, and looks at the status then.
+	credentialRetry = 10 * time.Second
 	// credentialJitter is the part of the interval over which reads are spread.
 	credentialJitter = 0.25
+	// forbiddenGrace is how long the API server may refuse to show a Secret that
+	// it showed before until that is believed. While it starts, and while roles
+	// are replaced, it refuses for a moment what is allowed.
+	forbiddenGrace = time.Minute
 )
+
+// refusals remembers since when the API server refuses to show Secrets.
+type refusals struct {
+	mu    sync.Mutex
+	since map[probe.Key]time.Time // by builder
+}
+
+// last returns for how long it has refused those of a builder by now.
+func (f *refusals) last(builder probe.Key, now time.Time) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.since[builder]; !ok {
+		if f.since == nil {
+			f.since = map[probe.Key]time.Time{}
+		}
+		f.since[builder] = now
+	}
+	return now.Sub(f.since[builder])
+}
+
+func (f *refusals) forget(builder probe.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.since, builder)
+}
 
 // readCredentials reads the Secrets that the spec names, past any cache. One
 // that cannot be used is a verdict; only trouble with the API server is an
@@ -34,14 +67,18 @@ func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
 		s.credentialsValid = unknown(v1alpha1.ReasonNotAccepted, notAcceptedMessage)
 		return nil
 	}
-	s.wakeIn(time.Duration(float64(credentialInterval) * (1 - credentialJitter*r.jitter())))
-
 	refs := s.builder.Spec.Credentials.SecretRefs
-	unusable := 0
+	unusable, forbidden := 0, false
 	for _, ref := range refs {
 		credential, reason, message, err := r.readCredential(ctx, s, ref.Name)
 		if err != nil {
 			return err
+		}
+		if reason == v1alpha1.ReasonSecretForbidden {
+			forbidden = true
+			if s.readSecrets() && r.refusals.last(s.key, s.now) < forbiddenGrace {
+				return fmt.Errorf("read Secret %s: not allowed, though it was; what is known of it stands for %s", ref.Name, forbiddenGrace)
+			}
 		}
 		if reason == "" {
 			s.credentials = append(s.credentials, credential)
@@ -51,6 +88,14 @@ func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
 			s.credentialsValid = fails(reason, message)
 		}
 	}
+	interval := credentialRetry
+	if unusable == 0 {
+		interval = credentialInterval
+	}
+	s.wakeIn(time.Duration(float64(interval) * (1 - credentialJitter*r.jitter())))
+	if !forbidden {
+		r.refusals.forget(s.key)
+	}
 	switch {
 	case unusable == 0:
 		s.credentialsValid = holds(v1alpha1.ReasonCredentialsUsable, "every Secret holds a usable key")
@@ -58,6 +103,13 @@ func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
 		s.credentialsValid.message += fmt.Sprintf(" (%d of %d Secrets)", unusable, len(refs))
 	}
 	return nil
+}
+
+// readSecrets reports whether the last pass that wrote status was allowed to read
+// Secrets.
+func (s *scope) readSecrets() bool {
+	last := s.builder.Status.Condition(v1alpha1.ConditionCredentialsValid)
+	return last != nil && last.Status != metav1.ConditionUnknown && last.Reason != v1alpha1.ReasonSecretForbidden
 }
 
 // readCredential reads one Secret. What is in it appears in no message.

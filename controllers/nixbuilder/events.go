@@ -5,6 +5,8 @@ package nixbuilder
 
 import (
 	"fmt"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +31,7 @@ const (
 	reasonHostKeyPinned   = "HostKeyPinned"
 	reasonHostKeyReplaced = "HostKeyReplaced"
 	reasonUncordoned      = "Uncordoned"
+	reasonCordonExpired   = "CordonExpired"
 )
 
 // maxNote is the most bytes in the note of an event that the API server takes.
@@ -65,9 +68,9 @@ func (t transition) emit(recorder events.EventRecorder, builder *v1alpha1.NixBui
 	recorder.Eventf(about, nil, eventType, t.reason, t.action, "%s", clip(t.note, maxNote))
 }
 
-// transitions compares the status before a pass with the one after it. pins has
-// the endpoints that are held to the host key they showed first.
-func transitions(before, after *v1alpha1.NixBuilderStatus, pins map[string]string) []transition {
+// transitions compares the status that a pass has read with the one after it.
+func (s *scope) transitions(after *v1alpha1.NixBuilderStatus) []transition {
+	before := &s.builder.Status
 	var all []transition
 	all = append(all, conditionTransitions(before, after, v1alpha1.ConditionAccepted, actionAccept)...)
 	all = append(all, conditionTransitions(before, after, v1alpha1.ConditionCredentialsValid, actionCredentials)...)
@@ -77,11 +80,12 @@ func transitions(before, after *v1alpha1.NixBuilderStatus, pins map[string]strin
 		if old == nil {
 			old = &v1alpha1.EndpointStatus{State: v1alpha1.EndpointUnknown}
 		}
-		if _, ok := pins[entry.Name]; ok {
+		if _, ok := s.pins[entry.Name]; ok {
 			all = append(all, pinTransitions(old, entry)...)
 		}
-		all = append(all, endpointTransitions(old, entry)...)
+		all = append(all, endpointTransitions(old, entry, s.builder.Spec.Probe.FailureThreshold)...)
 	}
+	all = append(all, s.expiredCordons()...)
 	all = append(all, cordonTransitions(before, after)...)
 	return append(all, summaryTransitions(before, after, all)...)
 }
@@ -130,7 +134,7 @@ func conditionTransitions(before, after *v1alpha1.NixBuilderStatus, conditionTyp
 // endpointTransitions tells that a machine became healthy, ceased to be, or
 // fails at another step than before. What is wrong with the whole builder is
 // told by its conditions.
-func endpointTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+func endpointTransitions(old, entry *v1alpha1.EndpointStatus, threshold int32) []transition {
 	switch {
 	case entry.FailedCondition == v1alpha1.ConditionAccepted, entry.FailedCondition == v1alpha1.ConditionCredentialsValid,
 		entry.State == v1alpha1.EndpointUnknown:
@@ -143,8 +147,19 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
 	case old.State == entry.State && old.FailedCondition == entry.FailedCondition:
 		return nil
 	}
-	return []transition{{warning: true, endpoint: entry.Name, reason: entry.Reason, action: actionProbe, note: about(entry)}}
+	note := about(entry)
+	switch {
+	case entry.State == v1alpha1.EndpointSuspect:
+		note = withEnd(note, fmt.Sprintf(" (still used; out of use after %d failures in a row)", threshold))
+	case old.InUse():
+		note = withEnd(note, " (out of use now)")
+	}
+	return []transition{{warning: true, endpoint: entry.Name, reason: entry.Reason, action: actionProbe, note: note}}
 }
+
+// withEnd makes a note of a message and what is to stay at its end, however long
+// the message is.
+func withEnd(message, end string) string { return clip(message, maxNote-len(end)) + end }
 
 // pinTransitions tells which host key a machine is held to from now on.
 func pinTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
@@ -157,6 +172,37 @@ func pinTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
 	}
 	return []transition{{endpoint: entry.Name, reason: reasonHostKeyReplaced, action: actionPin, note: fmt.Sprintf(
 		"%s: host key %s pinned in place of %s", entry.Name, fingerprint(entry.HostKey), fingerprint(old.HostKey))}}
+}
+
+// expiredCordons tells of cordons in a spec that is new that are over already: who
+// wrote one expects it to have an effect. Merging a reason into a cordon that has
+// ended keeps its end.
+func (s *scope) expiredCordons() []transition {
+	spec := &s.builder.Spec
+	if s.builder.Generation == s.builder.Status.ObservedGeneration {
+		return nil
+	}
+	var fields []string
+	var first *v1alpha1.Cordon
+	look := func(field string, cordon *v1alpha1.Cordon) {
+		if cordon == nil || cordon.ActiveAt(s.now) {
+			return
+		}
+		fields = append(fields, field)
+		if first == nil {
+			first = cordon
+		}
+	}
+	look("spec.cordon", spec.Cordon)
+	for i := range spec.Endpoints {
+		look("cordon of endpoint "+spec.Endpoints[i].Name, spec.Endpoints[i].Cordon)
+	}
+	if first == nil {
+		return nil
+	}
+	return []transition{{warning: true, reason: reasonCordonExpired, action: actionCordon, note: fmt.Sprintf(
+		"%s: over already (until %s), so it takes nothing out of use; give it another until, or none with until: null",
+		strings.Join(fields, ", "), first.Until.UTC().Format(time.RFC3339))}}
 }
 
 // cordonTransitions tells that machines were taken out of use or back into it.

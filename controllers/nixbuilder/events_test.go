@@ -6,6 +6,7 @@ package nixbuilder
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -115,7 +116,10 @@ func TestTransitions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for _, transition := range transitions(&tc.before, &tc.after, tc.pins) {
+			builder := one().Obj()
+			builder.Generation, builder.Status = 1, tc.before
+			builder.Status.ObservedGeneration = 1
+			for _, transition := range (&scope{builder: builder, pins: tc.pins}).transitions(&tc.after) {
 				kind := "Normal"
 				if transition.warning {
 					kind = "Warning"
@@ -127,6 +131,71 @@ func TestTransitions(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Two events about one failure tell two things: that it began, and that it has
+// consequences now.
+func TestTransitionsTellWhatAFailureMeans(t *testing.T) {
+	t.Parallel()
+	entry := func(state v1alpha1.EndpointState) *v1alpha1.EndpointStatus {
+		return &v1alpha1.EndpointStatus{Name: "a", State: state, Reason: "ConnectionRefused", FailedCondition: "Reachable", Message: "a (x:22): refused" + strings.Repeat(".", 2000)}
+	}
+	tests := map[string]struct {
+		old, state v1alpha1.EndpointState
+		want       string
+	}{
+		"first failure":           {v1alpha1.EndpointHealthy, v1alpha1.EndpointSuspect, " (still used; out of use after 3 failures in a row)"},
+		"threshold":               {v1alpha1.EndpointSuspect, v1alpha1.EndpointUnhealthy, " (out of use now)"},
+		"at once":                 {v1alpha1.EndpointHealthy, v1alpha1.EndpointUnhealthy, " (out of use now)"},
+		"it was never in use yet": {v1alpha1.EndpointUnknown, v1alpha1.EndpointUnhealthy, "…"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := endpointTransitions(entry(tc.old), entry(tc.state), 3)
+			if len(got) != 1 {
+				t.Fatalf("events %+v, want one", got)
+			}
+			note := clip(got[0].note, maxNote)
+			if !strings.HasPrefix(note, "a (x:22): refused") || !strings.HasSuffix(note, tc.want) {
+				t.Errorf("note %q, want the end %q", note, tc.want)
+			}
+		})
+	}
+}
+
+func TestExpiredCordons(t *testing.T) {
+	t.Parallel()
+	past, ahead := testTime.Add(-time.Hour), testTime.Add(time.Hour)
+	tests := map[string]struct {
+		builder  *builders.NixBuilderWrapper
+		observed int64
+		want     string
+	}{
+		"no cordon":          {builder: one()},
+		"ends later":         {builder: one().Cordon("disk", ahead)},
+		"never ends":         {builder: one().Cordon("disk", time.Time{})},
+		"over":               {builder: one().Cordon("disk", past), want: "spec.cordon: over already (until 2026-01-02T02:04:05Z), so"},
+		"over for a while":   {builder: one().Cordon("disk", past), observed: 7},
+		"over for a machine": {builder: one().Change(func(b *v1alpha1.NixBuilder) { b.Spec.Endpoints[0].Cordon = builders.MakeCordon("disk", past) }), want: "cordon of endpoint a: over"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			builder := tc.builder.Obj()
+			builder.Status.ObservedGeneration = tc.observed
+			var got string
+			for _, told := range (&scope{builder: builder, now: testTime}).expiredCordons() {
+				got += told.note
+				if told.reason != "CordonExpired" || !told.warning {
+					t.Errorf("event %+v", told)
+				}
+			}
+			if (got != "") != (tc.want != "") || !strings.HasPrefix(got, tc.want) {
+				t.Errorf("note %q, want %q…", got, tc.want)
 			}
 		})
 	}

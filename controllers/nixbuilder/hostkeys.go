@@ -4,6 +4,10 @@
 package nixbuilder
 
 import (
+	"fmt"
+	"iter"
+	"regexp"
+	"slices"
 	"strings"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
@@ -20,12 +24,60 @@ func fingerprint(line string) string {
 	return sum
 }
 
+// maxQuoted is the most bytes of an annotation that a message shows of it.
+const maxQuoted = 64
+
+// entriesOf splits the annotation nixbuilder.io/accept-host-key.
+func entriesOf(annotation string) iter.Seq[string] {
+	return strings.FieldsFuncSeq(annotation, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // acceptedFingerprint returns the fingerprint that the annotation
 // nixbuilder.io/accept-host-key allows for an endpoint, or "".
 func acceptedFingerprint(annotation, endpoint string) string {
-	for entry := range strings.FieldsFuncSeq(annotation, func(r rune) bool { return r == ',' || r == ' ' }) {
+	for entry := range entriesOf(annotation) {
 		if name, accepted, ok := strings.Cut(entry, "="); ok && name == endpoint {
 			return strings.TrimRight(accepted, "=")
+		}
+	}
+	return ""
+}
+
+// fingerprintPattern is what ssh-keygen -l shows of a key.
+var fingerprintPattern = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
+
+// annotationMistake tells why the annotation nixbuilder.io/accept-host-key does not
+// help an endpoint whose host key is not accepted, or returns "" if it does, is not
+// about it, or only is left over from the key before.
+func annotationMistake(builder *v1alpha1.NixBuilder, endpoint *v1alpha1.Endpoint, facts probe.Facts) string {
+	annotation := builder.Annotations[v1alpha1.AcceptHostKeyAnnotation]
+	accepted := acceptedFingerprint(annotation, endpoint.Name)
+	pin := ""
+	if status := builder.Status.Endpoint(endpoint.Name); status != nil {
+		pin = fingerprint(status.HostKey)
+	}
+	switch {
+	case accepted == "":
+		return strayEntry(builder, annotation)
+	case !usesPin(&builder.Spec, endpoint):
+		return "the endpoint is held to the keys and authorities of the spec"
+	case !fingerprintPattern.MatchString(accepted):
+		return fmt.Sprintf("%q is no fingerprint as ssh-keygen -l shows it (SHA256:…)", clip(accepted, maxQuoted))
+	case accepted == pin, accepted == facts.OfferedHostKeyFingerprint:
+		return ""
+	}
+	return accepted + " is not the key seen"
+}
+
+// strayEntry complains of the first entry of the annotation that is about no endpoint.
+func strayEntry(builder *v1alpha1.NixBuilder, annotation string) string {
+	for entry := range entriesOf(annotation) {
+		name, _, ok := strings.Cut(entry, "=")
+		if !ok {
+			return fmt.Sprintf("%q is not of the form ENDPOINT=SHA256:…", clip(entry, maxQuoted))
+		}
+		if !slices.ContainsFunc(builder.Spec.Endpoints, func(e v1alpha1.Endpoint) bool { return e.Name == name }) {
+			return fmt.Sprintf("there is no endpoint %q", clip(name, maxQuoted))
 		}
 	}
 	return ""

@@ -4,6 +4,7 @@
 package nixbuilder
 
 import (
+	"strings"
 	"testing"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
@@ -64,6 +65,45 @@ func TestPinFor(t *testing.T) {
 				EndpointStatus(v1alpha1.EndpointStatus{Name: "a", HostKey: tc.pinned}).Obj()
 			if got := pinFor(builder, "a", tc.facts); got != tc.want {
 				t.Errorf("pinFor() = %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestAnnotationMistake(t *testing.T) {
+	t.Parallel()
+	pinned, offered := builders.HostKey("first"), builders.HostKey("second")
+	facts := probe.Facts{OfferedHostKey: offered, OfferedHostKeyFingerprint: fingerprint(offered)}
+	tests := map[string]struct {
+		annotation string
+		strict     bool
+		want       string // part of it; "" means no mistake
+	}{
+		"none":                      {},
+		"right":                     {annotation: "a=" + fingerprint(offered)},
+		"left over":                 {annotation: "a=" + fingerprint(pinned)},
+		"another key":               {annotation: "a=" + fingerprint(builders.HostKey("third")), want: "is not the key seen"},
+		"no such endpoint":          {annotation: "mac=" + fingerprint(offered), want: `there is no endpoint "mac"`},
+		"no endpoint":               {annotation: fingerprint(offered), want: "is not of the form ENDPOINT=SHA256:…"},
+		"for another endpoint":      {annotation: "b=" + fingerprint(offered)},
+		"no fingerprint":            {annotation: "a=" + offered, want: `"ssh-ed25519" is no fingerprint`},
+		"cut off":                   {annotation: "a=" + fingerprint(offered)[:40], want: "is no fingerprint"},
+		"keys are given":            {annotation: "a=" + fingerprint(offered), strict: true, want: "the keys and authorities of the spec"},
+		"endless":                   {annotation: strings.Repeat("x", 5000), want: "…\" is not of the form"},
+		"another entry is at fault": {annotation: "zzz=1, a=" + fingerprint(offered)},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wrapper := one().Endpoint("b", "b.example.com").Annotation(v1alpha1.AcceptHostKeyAnnotation, tc.annotation).
+				EndpointStatus(v1alpha1.EndpointStatus{Name: "a", HostKey: pinned})
+			if !tc.strict {
+				wrapper = wrapper.TrustOnFirstUse()
+			}
+			builder := wrapper.Obj()
+			got := annotationMistake(builder, &builder.Spec.Endpoints[0], facts)
+			if (got != "") != (tc.want != "") || !strings.Contains(got, tc.want) {
+				t.Errorf("annotationMistake() = %q, want %q", got, tc.want)
 			}
 		})
 	}

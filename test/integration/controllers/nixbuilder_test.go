@@ -205,6 +205,7 @@ var _ = Describe("The nixbuilder controller", func() {
 		annotate(ctx, builder, "mac-1="+facts(builders.HostKey("third")).HostKeyFingerprint)
 		builder, _ = h.reconcile(ctx, "mac")
 		Expect(builder.Status.Endpoints[0].HostKey).To(Equal(first))
+		Expect(builder.Status.Condition(v1alpha1.ConditionHostKeyVerified).Message).To(HaveSuffix("is not the key seen"))
 
 		annotate(ctx, builder, "mac-1="+offered.HostKeyFingerprint)
 		builder, _ = h.reconcile(ctx, "mac")
@@ -240,6 +241,21 @@ var _ = Describe("The nixbuilder controller", func() {
 		Expect(builder).To(haveCondition(v1alpha1.ConditionReady, isTrue, "AllHealthy"))
 		Expect(builder.Generation).To(Equal(generation), "the spec is the user's")
 		Expect(h.events()).To(ContainElement(HavePrefix("Normal Uncordoned")))
+
+		By("merging another cordon into the one that is over, which keeps its end")
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"cordon":{"reason":"kernel update"}}}`))
+		Expect(apiServer.Patch(ctx, builder, patch)).To(Succeed())
+		builder, _ = h.reconcile(ctx, "mac")
+		Expect(builder.Status.Condition(v1alpha1.ConditionCordoned)).To(BeNil())
+		Expect(h.events()).To(HaveExactElements(HavePrefix("Warning CordonExpired spec.cordon: over already (until ")))
+		h.reconcile(ctx, "mac")
+		Expect(h.events()).To(BeEmpty())
+
+		By("merging it in as the documentation says")
+		patch = client.RawPatch(types.MergePatchType, []byte(`{"spec":{"cordon":{"reason":"kernel update","until":null}}}`))
+		Expect(apiServer.Patch(ctx, builder, patch)).To(Succeed())
+		builder, _ = h.reconcile(ctx, "mac")
+		Expect(builder).To(haveCondition(v1alpha1.ConditionCordoned, isTrue, "Cordoned"))
 	})
 
 	It("forgets what is known of a machine that is replaced by another", func(ctx SpecContext) {
@@ -305,7 +321,7 @@ var _ = Describe("The nixbuilder controller", func() {
 			Expect(builder.Status.Endpoints[0]).To(And(
 				HaveField("State", v1alpha1.EndpointUnhealthy), HaveField("FailedCondition", v1alpha1.ConditionCredentialsValid), HaveField("Reason", reason)))
 			Expect(h.targets("mac")).To(BeNil())
-			Expect(result.RequeueAfter).To(BeNumerically("<=", time.Minute))
+			Expect(result.RequeueAfter).To(BeNumerically("<=", 10*time.Second))
 			Expect(h.events()).To(HaveExactElements(HavePrefix("Warning " + reason)))
 		},
 			Entry("missing", "SecretNotFound", "kubectl -n ", func(*corev1.Secret) {}),
