@@ -11,6 +11,7 @@ import (
 	"io"
 	"path"
 
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/storepath"
 )
@@ -126,16 +127,38 @@ func (s *session) sendOutput(d *delivery, out *output) error {
 	}
 	ctx, stop := s.daemon.WatchHangup(s.ctx)
 	defer stop()
-	from := d.session
 	if d.using.TryLock() {
 		defer d.using.Unlock()
-	} else {
-		// Another connection of the client is using the session of the build.
-		var err error
-		if from, err = s.server.opts.Builders.Open(ctx, d.builder); err != nil {
+		begun, err := s.stream(ctx, d.session, out)
+		var lost *fleet.LostError
+		if begun || !errors.As(err, &lost) {
 			return err
 		}
-		defer from.Close()
+		// Its daemon was restarted, perhaps: what it has built may still be there.
+		s.log.Warn("Session of a build was lost before its output was fetched", "builder", d.builder, "path", out.info.Path, "error", err)
 	}
-	return s.daemon.StreamNAR(func(w io.Writer) error { return from.NARFromPath(ctx, out.info.Path, w) })
+	// Or another connection of the client is using the session of the build.
+	from, err := s.server.opts.Builders.Open(ctx, d.builder)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	_, err = s.stream(ctx, from, out)
+	return err
 }
+
+// stream sends an output from a builder to the client. It reports whether it has
+// begun, after which it cannot be tried again.
+func (s *session) stream(ctx context.Context, from Builder, out *output) (begun bool, err error) {
+	err = s.daemon.StreamNAR(func(w io.Writer) error {
+		return from.NARFromPath(ctx, out.info.Path, writerFunc(func(p []byte) (int, error) {
+			begun = true
+			return w.Write(p)
+		}))
+	})
+	return begun, err
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

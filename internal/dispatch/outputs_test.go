@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
 )
@@ -256,6 +258,23 @@ func TestSessionsEndWithTheirBuilds(t *testing.T) {
 		// A connection has room for fewer sessions than there were builds.
 		if len(m.conns) != 1 {
 			t.Errorf("%d connections to the builder", len(m.conns))
+		}
+	})
+}
+
+// A large output outlives the daemon that has built it, unless it is on its way.
+func TestLargeOutputAfterADaemonWasRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "one", daemontest.Options{Before: daemontest.At(3, daemontest.HangUp)})
+		r := newRig(t, rigOptions{builders: []*machine{m}, limits: Limits{SpooledOutput: 1}})
+		c := r.connect(1, "x86_64-linux.0")
+		d := newDerivation("out")
+		if got := c.mustBuild(d)["out"]; !strings.Contains(got, d.path) {
+			t.Errorf("output = %q", got)
+		}
+		want := []daemon.Operation{daemon.OpBuildDerivation, daemon.OpQueryPathInfo, daemon.OpNARFromPath, daemon.OpNARFromPath}
+		if diff := cmp.Diff(want, m.Operations()); diff != "" {
+			t.Errorf("operations on the builder (-want +got):\n%s", diff)
 		}
 	})
 }
