@@ -124,7 +124,7 @@ func (o *options) flagSet() *flag.FlagSet {
 
 	flags.StringVar(&o.metricsAddress, "metrics-address", "", "`address` to serve /metrics on, such as :9464; empty for nowhere")
 
-	flags.Var(&o.logLevel, "log-level", "least `level` to log: debug, info, warn, error")
+	flags.Var(&o.logLevel, "log-level", "least `level` to log: debug, info (the default), warn, error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
 	return flags
 }
