@@ -169,16 +169,31 @@ func (f *Fleet) Close() {
 	f.wg.Wait()
 }
 
-// words turns a reason such as "HostKeyChanged" into "host key changed".
+// words turns a reason such as "HostKeyChanged" into "host key changed", and
+// "NotAnSSHServer" into "not an SSH server".
 func words(reason string) string {
-	var b strings.Builder
-	for i, r := range reason {
-		if i > 0 && unicode.IsUpper(r) {
-			b.WriteByte(' ')
+	var list []string
+	rest := []rune(reason)
+	for len(rest) > 0 {
+		capitals := 0
+		for capitals < len(rest) && unicode.IsUpper(rest[capitals]) {
+			capitals++
 		}
-		b.WriteRune(unicode.ToLower(r))
+		n := max(capitals-1, 1)
+		if capitals == len(rest) {
+			n = capitals
+		}
+		abbreviation := n > 1
+		for !abbreviation && n < len(rest) && !unicode.IsUpper(rest[n]) {
+			n++
+		}
+		word := string(rest[:n])
+		if !abbreviation {
+			word = strings.ToLower(word)
+		}
+		list, rest = append(list, word), rest[n:]
 	}
-	return cmp.Or(b.String(), "unhealthy")
+	return cmp.Or(strings.Join(list, " "), "unhealthy")
 }
 
 // LostError is a failure of a builder, or of the way to it, as opposed to one

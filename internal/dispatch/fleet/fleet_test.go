@@ -347,3 +347,21 @@ func TestCloseEndsEverything(t *testing.T) {
 		}
 	})
 }
+
+func TestWords(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[string]string{
+		"":                 "unhealthy",
+		"HostKeyChanged":   "host key changed",
+		"NotAnSSHServer":   "not an SSH server",
+		"SSHSilent":        "SSH silent",
+		"lowercase":        "lowercase",
+		"NotSSH":           "not SSH",
+		"NoCredential":     "no credential",
+		"SSHServerStopped": "SSH server stopped",
+	} {
+		if got := words(reason); got != want {
+			t.Errorf("words(%q) = %q, want %q", reason, got, want)
+		}
+	}
+}
