@@ -331,6 +331,8 @@ type Cordon struct {
 // +kubebuilder:printcolumn:name="Nix",type=string,JSONPath=".status.nix",description="Versions of Nix on its machines"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=".status.conditions[?(@.type=='Ready')].status",description="Whether every system has a healthy endpoint"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=".status.conditions[?(@.type=='Ready')].reason",description="Why"
+// +kubebuilder:printcolumn:name="User",type=string,priority=1,JSONPath=".spec.user",description="Account that is logged in to"
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=".status.conditions[?(@.type=='Ready')].message",description="Why, in a sentence"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=".metadata.creationTimestamp"
 type NixBuilder struct {
 	metav1.TypeMeta `json:",inline"`

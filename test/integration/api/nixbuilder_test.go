@@ -63,7 +63,7 @@ var _ = Describe("NixBuilder", func() {
 		builder.Status = v1alpha1.NixBuilderStatus{
 			Conditions: []metav1.Condition{{
 				Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDegraded,
-				LastTransitionTime: metav1.Now(),
+				Message: "a (a.example.com:22): not well", LastTransitionTime: metav1.Now(),
 			}},
 			TotalEndpoints: 3, HealthyEndpoints: 2, Healthy: "2/3",
 			Systems: "aarch64-darwin,x86_64-darwin", Jobs: 8, Nix: "2.26.3",
@@ -71,15 +71,21 @@ var _ = Describe("NixBuilder", func() {
 		Expect(apiServer.Status().Update(withTimeout(ctx), builder)).To(Succeed())
 
 		result := table(ctx, "columns")
-		var names []string
+		var names, wide []string
 		for _, column := range result.ColumnDefinitions {
+			if column.Priority > 0 {
+				wide = append(wide, column.Name)
+				continue
+			}
 			names = append(names, column.Name)
 		}
 		Expect(names).To(Equal([]string{"Name", "Healthy", "Systems", "Jobs", "Nix", "Ready", "Reason", "Age"}))
+		Expect(wide).To(Equal([]string{"User", "Message"}), "with -o wide")
 		Expect(result.Rows).To(HaveLen(1))
 		Expect(result.Rows[0].Cells[:7]).To(Equal([]any{
 			"columns", "2/3", "aarch64-darwin,x86_64-darwin", float64(8), "2.26.3", "True", "Degraded",
 		}))
+		Expect(result.Rows[0].Cells).To(ContainElements("nix", "a (a.example.com:22): not well"))
 	})
 
 	It("has a short name and a category", func(ctx SpecContext) {

@@ -105,9 +105,19 @@ var _ = Describe("The release", Ordered, func() {
 	})
 
 	It("has notes whose commands work when they are typed", func(ctx SpecContext) {
-		_, commands, found := strings.Cut(notes, "\nNext, give it a key and a builder:\n")
+		_, next, found := strings.Cut(notes, "\nNext, give it the key to log in to builders with:\n")
 		Expect(found).To(BeTrue(), notes)
-		typeCommands(strings.TrimSuffix(commands, " --watch"))
+		var hostKey string
+		for paragraph := range strings.SplitSeq(next, "\n\n") {
+			paragraph = strings.TrimSpace(paragraph)
+			switch program, _, _ := strings.Cut(paragraph, " "); program {
+			case "ssh-keyscan":
+				hostKey = strings.TrimSpace(typeCommands(paragraph))
+			case "kubectl":
+				// The key is put in by hand, once it has been compared.
+				typeCommands(strings.NewReplacer("ssh-ed25519 AAAA...", hostKey, " --watch", "").Replace(paragraph))
+			}
+		}
 		builder := &v1alpha1.NixBuilder{}
 		Expect(apiServer.Get(ctx, client.ObjectKey{Namespace: "default", Name: "linux"}, builder)).To(Succeed())
 		Expect(builder.Spec.Endpoints[0].HostKeys).To(ConsistOf(builders.HostKey("any")))
@@ -232,8 +242,9 @@ func expectCRD(ctx SpecContext) {
 }
 
 // typeCommands runs commands as somebody would who has a key pair in the
-// current directory and a builder that answers ssh-keyscan.
-func typeCommands(commands string) {
+// current directory and a builder that answers ssh-keyscan, and returns what
+// they print.
+func typeCommands(commands string) string {
 	GinkgoHelper()
 	dir := GinkgoT().TempDir()
 	keyscan := "#!/bin/sh\necho 'linux-1.example.com " + builders.HostKey("any") + "'\n"
@@ -245,4 +256,5 @@ func typeCommands(commands string) {
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "KUBECONFIG="+kubeconfig, "HOME="+dir)
 	out, err := cmd.CombinedOutput()
 	Expect(err).NotTo(HaveOccurred(), "%s", out)
+	return string(out)
 }
