@@ -131,7 +131,8 @@ func duplicateOf(builder *v1alpha1.NixBuilder, namespace []v1alpha1.NixBuilder) 
 			continue
 		}
 		for _, theirs := range identities(other) {
-			if id, ok := mine[theirs.id]; ok && !refuted(other, theirs) {
+			id, ok := mine[theirs.id]
+			if ok && !refuted(other, theirs) && (proven(other, theirs) || !proven(builder, id)) {
 				owner = other
 				message = fmt.Sprintf("endpoint %s has the same %s as endpoint %s of NixBuilder %s, which is older; %s",
 					id.endpoint, id.what(), theirs.endpoint, other.Name, id.remedy())
@@ -148,6 +149,22 @@ func refuted(builder *v1alpha1.NixBuilder, id identity) bool {
 	status := builder.Status.Endpoint(id.endpoint)
 	return id.hostKey != "" && status != nil && status.FailedCondition == v1alpha1.ConditionHostKeyVerified &&
 		status.Reason == string(probe.ReasonHostKeyChanged) &&
+		slices.ContainsFunc(builder.Spec.Endpoints, func(e v1alpha1.Endpoint) bool {
+			return e.Name == id.endpoint && e.Address() == status.Address
+		})
+}
+
+// proven reports whether the machine at an endpoint's address has shown a host key
+// and was logged in to. That stays in status whatever becomes of the machine: a
+// claim that another builder makes in its spec alone does not take the key from it
+// whenever the other's machine happens to be away.
+func proven(builder *v1alpha1.NixBuilder, id identity) bool {
+	status := builder.Status.Endpoint(id.endpoint)
+	if id.hostKey == "" || status == nil || !loggedIn(status) {
+		return false
+	}
+	shown := strings.Fields(status.HostKey)
+	return len(shown) > 1 && shown[1] == id.id &&
 		slices.ContainsFunc(builder.Spec.Endpoints, func(e v1alpha1.Endpoint) bool {
 			return e.Name == id.endpoint && e.Address() == status.Address
 		})

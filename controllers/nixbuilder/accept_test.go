@@ -62,6 +62,9 @@ func TestDuplicateOf(t *testing.T) {
 	keyMessage := "endpoint a has the same host key " + fingerprint(builders.HostKey("a.example.com")) +
 		" as endpoint x of NixBuilder o, which is older; remove it from one of the two, or, if they are different machines, give each a host key of its own"
 
+	shown := func(endpoint, address string) v1alpha1.EndpointStatus {
+		return v1alpha1.EndpointStatus{Name: endpoint, Address: address, HostKey: builders.HostKey("a.example.com"), Credential: "key"}
+	}
 	refutedStatus := func(address string) v1alpha1.EndpointStatus {
 		return v1alpha1.EndpointStatus{
 			Name: "x", Address: address, State: v1alpha1.EndpointUnhealthy, FailedCondition: "HostKeyVerified", Reason: "HostKeyChanged",
@@ -103,6 +106,18 @@ func TestDuplicateOf(t *testing.T) {
 			mine: builders.MakeNixBuilder("m").Created(younger).TrustOnFirstUse().Endpoint("a", "new.example.com").
 				EndpointStatus(v1alpha1.EndpointStatus{Name: "a", Address: "new.example.com:22", HostKey: builders.HostKey("a.example.com")}),
 			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey),
+		},
+		"mine has shown the key that the other only claims": {
+			mine:  mine().EndpointStatus(shown("a", "a.example.com:22")),
+			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey),
+		},
+		"mine has, at another place": {
+			mine:  mine().EndpointStatus(shown("a", "old.example.com:22")),
+			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey), want: keyMessage,
+		},
+		"both have shown the key": {
+			mine:  mine().EndpointStatus(shown("a", "a.example.com:22")),
+			other: builders.MakeNixBuilder("o").Created(older).EndpointWith(sameKey).EndpointStatus(shown("x", "x.example.com:22")), want: keyMessage,
 		},
 		"one address in two spellings": {
 			mine:  builders.MakeNixBuilder("m").Created(younger).Endpoint("a", "2001:db8::7"),
