@@ -51,6 +51,7 @@ func newDispatcher(lines ...string) *dispatcher {
 		"--volume="+d.volume,
 		"--client-path="+nixlab.VolumePath,
 		"--spool-dir="+spool,
+		"--shutdown-timeout=5s",
 	)
 	d.command.Stdout, d.command.Stderr = &d.log, &d.log
 	d.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -90,6 +90,22 @@ var _ = Describe("Losing the dispatcher", func() {
 			again.expectFailure("nix-dispatch-connect: nobody listens on")
 		}, SpecTimeout(specTimeout))
 	}
+
+	It("tells every client that its build was cut short by the end of the dispatcher", func(ctx context.Context) {
+		builder := newBuilder(ctx, nixlab.BuilderOptions{Name: "cut-b"})
+		d := newDispatcher(builder.MachinesLine(4))
+		var builds []*running
+		for _, version := range nixlab.Versions() {
+			client := newClient(ctx, d, nixlab.ClientOptions{Name: "cut-c" + slug(version), Version: version})
+			builds = append(builds, startBuild(ctx, client, nixlab.Sleeping("cut-"+slug(version), 600)))
+		}
+		Eventually(builder.BuildsRunning).WithTimeout(patience).Should(Equal(len(builds)))
+		d.stop()
+		for _, build := range builds {
+			build.expectFailure("the dispatcher was stopped while the build ran")
+			GinkgoWriter.Println(build.output.String())
+		}
+	}, SpecTimeout(specTimeout))
 })
 
 var _ = Describe("Slots", func() {
