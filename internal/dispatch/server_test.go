@@ -242,6 +242,8 @@ func TestShutdown(t *testing.T) {
 		if err := <-refused; err == nil || !strings.Contains(err.Error(), "shutting down") {
 			t.Errorf("waiting build: %v", err)
 		}
+		// Waiting builds may hear of it before idle sessions are closed.
+		synctest.Wait()
 		if _, err := idle.QueryValidPaths(t.Context(), nil, false, nil); err == nil {
 			t.Error("an idle session was served")
 		}
