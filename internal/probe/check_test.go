@@ -98,7 +98,7 @@ func TestHandshakeFaults(t *testing.T) {
 		},
 		"stops before the key exchange": {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultStopBeforeKex}, slow: true,
-			wantStep: StepReachable, wantReason: ReasonHandshakeTimeout, wantWords: []string{"1s"},
+			wantStep: StepReachable, wantReason: ReasonHandshakeTimeout, wantWords: []string{"3s"},
 		},
 		"hangs up at the key exchange": {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultHangUpAtKex},

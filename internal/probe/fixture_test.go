@@ -21,8 +21,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// shortTimeout is the time for each step in tests that wait for it to pass.
-const shortTimeout = time.Second
+// shortTimeout is the time for each step in tests that wait for it to pass: long
+// enough for a real handshake on a busy machine.
+const shortTimeout = 3 * time.Second
 
 // What a Nix of the lab prints, shortened.
 const (
