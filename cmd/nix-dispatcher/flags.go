@@ -117,7 +117,7 @@ func (o *options) flagSet() *flag.FlagSet {
 	flags.Var(&o.spoolSize, "spool-max-size", "most `bytes` in the spool, with a suffix such as Gi")
 	flags.Var(&o.spooledOutput, "spooled-output-max-size", "outputs with more `bytes` stream from their builder instead of being spooled")
 
-	o.openTimeout, o.locateTimeout, o.shutdownTimeout = duration(15*time.Second), duration(2*time.Second), duration(25*time.Second)
+	o.openTimeout, o.locateTimeout, o.shutdownTimeout = duration(15*time.Second), duration(time.Second), duration(25*time.Second)
 	flags.Var(&o.openTimeout, "connect-timeout", "longest `time` to connect to a builder, and to open a session there")
 	flags.Var(&o.locateTimeout, "locate-timeout", "longest `time` to ask builders what they have while a client waits")
 	flags.Var(&o.shutdownTimeout, "shutdown-timeout", "longest `time` to let builds finish after SIGTERM")

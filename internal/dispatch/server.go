@@ -35,7 +35,8 @@ type Limits struct {
 	// Greeting bounds header and handshake; 30 s.
 	Greeting time.Duration
 	// Locate bounds the questions to builders while a client waits for the
-	// answer to QueryValidPaths; 2 s. Who has not answered has nothing.
+	// answer to QueryValidPaths; 1 s. Who has not answered has nothing: its line may
+	// be full of another upload, and what it has the client can upload here at once.
 	Locate time.Duration
 	// Substitutes bounds asking builders what they could substitute; 15 s.
 	Substitutes time.Duration
@@ -52,7 +53,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	l.Greeting = cmp.Or(l.Greeting, 30*time.Second)
-	l.Locate = cmp.Or(l.Locate, 2*time.Second)
+	l.Locate = cmp.Or(l.Locate, time.Second)
 	l.Substitutes = cmp.Or(l.Substitutes, 15*time.Second)
 	l.SpooledOutput = cmp.Or(l.SpooledOutput, 256<<20)
 	l.Stall = cmp.Or(l.Stall, 5*time.Minute)
