@@ -66,7 +66,7 @@ func (s *session) newBuild(r *daemon.BuildDerivation) (*build, error) {
 	}
 	system := r.Derivation.Platform
 	if system == platformBuiltin {
-		system = s.class.System
+		system = s.supplier.class.System
 	}
 	return &build{
 		session: s,
@@ -137,7 +137,7 @@ func (b *build) giveUp(p *placement) error {
 // place returns where the build runs next: the builder that the upload has bound
 // it to, or one that the scheduler finds.
 func (b *build) place(ctx context.Context) (*placement, error) {
-	s := b.session
+	s := b.session.supplier
 	if p := s.bound; p != nil {
 		s.bound = nil
 		if !s.server.serves(p.builder, b.need.Class) {
@@ -186,7 +186,7 @@ func located(message, builder string) string {
 
 // attempt is one try on one builder: transfer, build, collect.
 func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult, error) {
-	s := b.session
+	s := b.session.supplier
 	if err := s.supply(ctx, p, b.inputs()); err != nil {
 		return nil, err
 	}
@@ -215,14 +215,14 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 		// waits until the client leaves.
 		p.session.Close()
 	}
-	s.hook.add(d)
+	b.session.hook.add(d)
 	return result, nil
 }
 
 // execute runs the derivation. A build may be silent for as long as it likes; but a
 // builder that has not even begun it may hang, and the user should know.
 func (b *build) execute(ctx context.Context, p *placement) (*daemon.BuildResult, error) {
-	begun := b.session.doing(p.builder, "has not begun the build")
+	begun := b.session.supplier.doing(p.builder, "has not begun the build")
 	defer begun()
 	return p.session.BuildDerivation(ctx, b.request.DrvPath, b.request.Derivation, func(m daemon.Message) error {
 		begun()
@@ -263,7 +263,7 @@ func (b *build) collected(ctx context.Context, p *placement) bool {
 // has been told is there or has sent, which is the closure, and the derivation's
 // own list.
 func (b *build) inputs() []string {
-	in := b.session.inputs
+	in := b.session.supplier.inputs
 	paths := in.available()
 	for _, path := range b.request.Derivation.InputSources {
 		if !in.present[path] {

@@ -28,31 +28,32 @@ const (
 func (s *session) queryValidPaths(r *daemon.QueryValidPaths) error {
 	ctx, stop := s.daemon.WatchHangup(s.ctx)
 	defer stop()
-	s.substitute = s.substitute || r.Substitute
+	supplier := s.supplier
+	supplier.substitute = supplier.substitute || r.Substitute
 	there := map[string]bool{}
 	var rest []string
 	paths := distinct(r.Paths)
 	for _, path := range paths {
-		if s.inputs.add(path) {
+		if supplier.inputs.add(path) {
 			there[path] = true
 		} else {
 			rest = append(rest, path)
 		}
 	}
 	if len(rest) > 0 {
-		s.locate(ctx, rest, there)
+		supplier.locate(ctx, rest, there)
 	}
 	if r.Substitute {
 		rest = slices.DeleteFunc(rest, func(path string) bool { return there[path] })
 		if len(rest) > 0 {
-			s.locateSubstitutes(ctx, rest, there)
+			supplier.locateSubstitutes(ctx, rest, there)
 		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	for path := range there {
-		s.inputs.present[path] = true
+		supplier.inputs.present[path] = true
 	}
 	return s.daemon.ReplyPaths(slices.DeleteFunc(paths, func(path string) bool { return !there[path] }))
 }
@@ -73,7 +74,7 @@ func distinct(paths []string) []string {
 
 // locate adds to there those of paths that two builders of the class have; one,
 // where the class has only one builder.
-func (s *session) locate(ctx context.Context, paths []string, there map[string]bool) {
+func (s *supplier) locate(ctx context.Context, paths []string, there map[string]bool) {
 	usable, all := s.candidates()
 	need := min(2, max(all, 1))
 	if len(usable) < need {
@@ -89,9 +90,9 @@ func (s *session) locate(ctx context.Context, paths []string, there map[string]b
 	}
 }
 
-// candidates returns the usable builders of the session's class, and how many
+// candidates returns the usable builders of the supplier's class, and how many
 // builders the class has.
-func (s *session) candidates() (usable []string, all int) {
+func (s *supplier) candidates() (usable []string, all int) {
 	now := time.Now()
 	for _, b := range s.server.opts.Builders.Builders() {
 		if !b.Serves(s.class) {
@@ -107,7 +108,7 @@ func (s *session) candidates() (usable []string, all int) {
 
 // locateSubstitutes adds to there those of paths that a builder of the class can
 // fetch from its substituters.
-func (s *session) locateSubstitutes(ctx context.Context, paths []string, there map[string]bool) {
+func (s *supplier) locateSubstitutes(ctx context.Context, paths []string, there map[string]bool) {
 	usable, _ := s.candidates()
 	ctx, cancel := context.WithTimeout(ctx, s.server.limits.Substitutes)
 	defer cancel()
@@ -121,7 +122,7 @@ func (s *session) locateSubstitutes(ctx context.Context, paths []string, there m
 
 // sources returns the builders from which an input can be fetched for another:
 // those that can be reached, also where they take no new builds.
-func (s *session) sources(target string) []string {
+func (s *supplier) sources(target string) []string {
 	var ids []string
 	for _, b := range s.server.opts.Builders.Builders() {
 		if b.ID != target && b.Down == "" && b.Serves(s.class) {

@@ -22,7 +22,7 @@ const storeDir = "/nix/store"
 // collect fetches what the client will ask for next: the path infos of the
 // outputs, and their NARs unless they are large. Once it returns, losing the
 // builder no longer matters for what is in the spool.
-func (s *session) collect(ctx context.Context, p *placement, drv *daemon.BasicDerivation, result *daemon.BuildResult) (*delivery, error) {
+func (s *supplier) collect(ctx context.Context, p *placement, drv *daemon.BasicDerivation, result *daemon.BuildResult) (*delivery, error) {
 	d := &delivery{builder: p.builder, session: p.session, outputs: map[string]*output{}}
 	for _, path := range outputPaths(drv, result) {
 		out, err := s.collectOne(ctx, p, path)
@@ -35,7 +35,7 @@ func (s *session) collect(ctx context.Context, p *placement, drv *daemon.BasicDe
 	return d, nil
 }
 
-func (s *session) collectOne(ctx context.Context, p *placement, path string) (*output, error) {
+func (s *supplier) collectOne(ctx context.Context, p *placement, path string) (*output, error) {
 	info, valid, err := p.session.QueryPathInfo(ctx, path)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func (p *placement) release() {
 
 // place waits for a slot and opens a session, telling the user what it waits for.
 // A builder that cannot be opened is down, and the next one is tried.
-func (s *session) place(ctx context.Context, r scheduler.Request) (*placement, error) {
+func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.server.draining, func() { cancel(context.Cause(s.server.draining)) })()

@@ -14,7 +14,7 @@ const reminder = 30 * time.Second
 
 // doing tells the user now and then, from the first reminder on, what a builder is
 // about, until done is called. The text completes "builder mac/mac-2 ".
-func (s *session) doing(builder, text string) (done func()) {
+func (s *supplier) doing(builder, text string) (done func()) {
 	began := time.Now()
 	stop := make(chan struct{})
 	go func() {

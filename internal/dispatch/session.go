@@ -14,7 +14,6 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/internal/connect"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
-	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 )
 
 // session is one connection of a client.
@@ -25,16 +24,9 @@ type session struct {
 	// ctx ends when the server is killed.
 	ctx context.Context
 
-	class  scheduler.Class
-	hook   *hook
-	daemon *daemon.Server
-
-	inputs *inputs
-	// substitute is set once the client has allowed builders to fetch inputs
-	// from their substituters.
-	substitute bool
-	// bound is set when an upload went straight to a builder.
-	bound *placement
+	hook     *hook
+	daemon   *daemon.Server
+	supplier *supplier
 
 	mu sync.Mutex
 	// idle is set while the session waits for a request and owes its client
@@ -51,7 +43,6 @@ func newSession(server *Server, conn net.Conn) *session {
 		log:    server.log,
 		ctx:    server.running,
 		idle:   true,
-		inputs: newInputs(server.opts.Spool),
 	}
 }
 
@@ -92,7 +83,7 @@ func (s *session) greet() (refusal, err error) {
 	}
 	s.log = s.log.With("line", header.Target.String(), "hook", header.Hook.PID)
 	s.log.Debug("Client connected", "namespace", header.Namespace, "hookStart", header.Hook.StartTime, "client", header.Client.PID)
-	s.class, refusal = s.server.opts.Classes.Lookup(header.Target)
+	class, refusal := s.server.opts.Classes.Lookup(header.Target)
 	s.daemon, err = daemon.Accept(ctx, s.conn, s.server.handshake())
 	if err != nil {
 		return nil, err
@@ -102,16 +93,14 @@ func (s *session) greet() (refusal, err error) {
 		return nil, err
 	}
 	s.hook = s.server.hooks.join(header.HookKey())
+	s.supplier = newSupplier(s.server, s.log, class, s.say, s.daemon.Send)
 	return refusal, nil
 }
 
 // release gives everything back.
 func (s *session) release() {
 	s.server.hooks.leave(s.hook)
-	if s.bound != nil {
-		s.bound.release()
-	}
-	s.inputs.release()
+	s.supplier.release()
 	// Joins the reader that looks for a hang-up.
 	s.daemon.Close()
 }
@@ -120,7 +109,7 @@ func (s *session) release() {
 // one that cannot be told ends the session.
 func (s *session) serve(refusal error) error {
 	for s.mayWait() {
-		if s.bound != nil {
+		if s.supplier.bound != nil {
 			s.attend() // a slot waits for the client
 		}
 		req, err := s.daemon.Next()

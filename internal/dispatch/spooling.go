@@ -18,7 +18,7 @@ var errUnspooled = errors.New("not in the dispatcher's spool")
 
 // intoSpool puts a NAR that fill writes into the spool. Should the spool fail, fill
 // is not disturbed: whoever sends the NAR stays in step.
-func (s *session) intoSpool(info *daemon.PathInfo, fill func(io.Writer) error) (*spool.Pin, error) {
+func (s *supplier) intoSpool(info *daemon.PathInfo, fill func(io.Writer) error) (*spool.Pin, error) {
 	w, err := s.server.opts.Spool.Create(*info)
 	if err != nil {
 		return nil, s.unspooled(info, err)
@@ -39,7 +39,7 @@ func (s *session) intoSpool(info *daemon.PathInfo, fill func(io.Writer) error) (
 }
 
 // unspooled marks failures of the spool, as opposed to those of what it was given.
-func (s *session) unspooled(info *daemon.PathInfo, err error) error {
+func (s *supplier) unspooled(info *daemon.PathInfo, err error) error {
 	if isMismatch(err) {
 		return err
 	}

@@ -20,7 +20,7 @@ const sourceTimeout = 30 * time.Second
 
 // supply makes sure that the placement's builder has paths: it asks what is
 // missing and sends that, from the spool or from another builder.
-func (s *session) supply(ctx context.Context, p *placement, paths []string) error {
+func (s *supplier) supply(ctx context.Context, p *placement, paths []string) error {
 	var unsure []string
 	for _, path := range paths {
 		if !p.has[path] {
@@ -51,7 +51,7 @@ func (s *session) supply(ctx context.Context, p *placement, paths []string) erro
 		return err
 	}
 	defer s.doing(p.builder, "receives inputs")()
-	if err := send(ctx, p.session, inOrder(parcels), s.daemon.Send); err != nil {
+	if err := send(ctx, p.session, inOrder(parcels), s.relay); err != nil {
 		return err
 	}
 	for _, path := range missing {
@@ -62,13 +62,13 @@ func (s *session) supply(ctx context.Context, p *placement, paths []string) erro
 
 // lookUp asks the placement's builder which of paths it has, after fetching what it
 // can where that is allowed.
-func (s *session) lookUp(ctx context.Context, p *placement, paths []string) ([]string, error) {
+func (s *supplier) lookUp(ctx context.Context, p *placement, paths []string) ([]string, error) {
 	text := "looks for inputs"
 	if s.substitute {
 		text = "fetches inputs from its binary caches"
 	}
 	defer s.doing(p.builder, text)()
-	return p.session.QueryValidPaths(ctx, paths, s.substitute, s.daemon.Send)
+	return p.session.QueryValidPaths(ctx, paths, s.substitute, s.relay)
 }
 
 // parcel is a path to be sent.
@@ -80,7 +80,7 @@ type parcel struct {
 
 // gather finds where paths can be had from. What is on other builders only is
 // fetched into the spool first, or, where that has no room, passed through.
-func (s *session) gather(ctx context.Context, paths []string, target string) ([]parcel, error) {
+func (s *supplier) gather(ctx context.Context, paths []string, target string) ([]parcel, error) {
 	var parcels []parcel
 	var away []string
 	for _, path := range paths {
@@ -113,7 +113,7 @@ func fromSpool(pin *spool.Pin) parcel {
 
 // whoHas asks builders for paths that the build cannot do without. So it has more
 // patience than a question for the sake of speed, and asks those that were late, too.
-func (s *session) whoHas(ctx context.Context, ids, paths []string) map[string][]string {
+func (s *supplier) whoHas(ctx context.Context, ids, paths []string) map[string][]string {
 	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
 	return s.server.holders(ctx, ids, paths, 1)
@@ -121,7 +121,7 @@ func (s *session) whoHas(ctx context.Context, ids, paths []string) map[string][]
 
 // fetch gets a path from the first of the holders that gives it, or else from
 // another builder that has it, too.
-func (s *session) fetch(ctx context.Context, from donors, path string, holders, all []string) (parcel, error) {
+func (s *supplier) fetch(ctx context.Context, from donors, path string, holders, all []string) (parcel, error) {
 	reasons := []error{fmt.Errorf("input %s is no longer in the spool nor on a builder that could be asked: start the build again", path)}
 	for len(holders) > 0 {
 		for _, id := range holders {
@@ -174,7 +174,7 @@ func (d donors) close() {
 }
 
 // fetchFrom gets a path from one builder.
-func (s *session) fetchFrom(ctx context.Context, from donors, path, id string) (parcel, error) {
+func (s *supplier) fetchFrom(ctx context.Context, from donors, path, id string) (parcel, error) {
 	source, err := from.get(ctx, id)
 	if err != nil {
 		return parcel{}, err
@@ -198,7 +198,7 @@ func (s *session) fetchFrom(ctx context.Context, from donors, path, id string) (
 }
 
 // passThrough reads a NAR from a builder while it is sent to another.
-func (s *session) passThrough(ctx context.Context, path, id string) io.ReadCloser {
+func (s *supplier) passThrough(ctx context.Context, path, id string) io.ReadCloser {
 	r, w := io.Pipe()
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

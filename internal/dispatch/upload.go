@@ -5,6 +5,7 @@ package dispatch
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -40,7 +41,7 @@ func (s *session) addMultipleToStore(r *daemon.AddMultipleToStore) error {
 
 // receive takes one path of an upload.
 func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
-	if s.inputs.add(info.Path) {
+	if s.supplier.inputs.add(info.Path) {
 		return nil // another session was faster; Next skips the archive
 	}
 	replay := archive
@@ -52,17 +53,17 @@ func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
 		archive, replay = bytes.NewReader(content), bytes.NewReader(content)
 	}
 	touched := false
-	pin, err := s.intoSpool(info, func(w io.Writer) error {
+	pin, err := s.supplier.intoSpool(info, func(w io.Writer) error {
 		touched = true
 		_, err := io.Copy(w, archive)
 		return err
 	})
 	switch {
 	case err == nil:
-		s.inputs.put(pin)
+		s.supplier.inputs.put(pin)
 		return nil
 	case errors.Is(err, errUnspooled) && (!touched || info.NARSize <= replayable):
-		return s.forward(info, replay, err)
+		return s.supplier.forward(s.ctx, info, replay, err)
 	}
 	return err
 }
@@ -72,9 +73,9 @@ func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
 //
 // A client that leaves meanwhile is noticed when the next waiting line cannot be
 // sent: its upload is still on the wire, so its end cannot be read.
-func (s *session) forward(info *daemon.PathInfo, archive io.Reader, why error) error {
+func (s *supplier) forward(ctx context.Context, info *daemon.PathInfo, archive io.Reader, why error) error {
 	if s.bound == nil {
-		p, err := s.place(s.ctx, scheduler.Request{Class: s.class, Key: info.Path})
+		p, err := s.place(ctx, scheduler.Request{Class: s.class, Key: info.Path})
 		if err != nil {
 			return err
 		}
@@ -91,15 +92,15 @@ func (s *session) forward(info *daemon.PathInfo, archive io.Reader, why error) e
 	}
 	// What it refers to is among the paths that came before, and may be in the
 	// spool or on other builders only.
-	if err := s.supply(s.ctx, s.bound, s.inputs.available()); err != nil {
+	if err := s.supply(ctx, s.bound, s.inputs.available()); err != nil {
 		return err
 	}
 	sent := *info
 	sent.Ultimate = false // the builder has not built it
-	err := s.bound.session.AddMultipleToStore(s.ctx, daemon.PathSource{
+	err := s.bound.session.AddMultipleToStore(ctx, daemon.PathSource{
 		Count: 1,
 		Next:  func() (daemon.PathInfo, io.Reader, error) { return sent, archive, nil },
-	}, s.daemon.Send)
+	}, s.relay)
 	if err != nil {
 		return err
 	}
