@@ -28,7 +28,7 @@ func (s *session) buildDerivation(r *daemon.BuildDerivation) error {
 		return err
 	}
 	result, err := b.run(ctx)
-	s.server.opts.Recorder.Ended(b.builder, outcome(result, err))
+	s.server.opts.Recorder.Ended(b.need.Class, b.builder, outcome(result, err))
 	if err != nil {
 		return err
 	}
@@ -55,6 +55,8 @@ type build struct {
 	log     *log
 	// builder is the one that has the build or had it last.
 	builder string
+	// phase is what is being done there, in one word.
+	phase string
 	// lost has one entry for every builder that was lost with the build on it.
 	lost []*fleet.LostError
 }
@@ -107,7 +109,10 @@ func (b *build) run(ctx context.Context) (*daemon.BuildResult, error) {
 		}
 		// It need not be the one that was to build: inputs may come from others.
 		s.log.Warn("Builder was lost during a build", "drv", b.request.DrvPath, "builder", lost.Builder, "error", err)
-		s.server.opts.Recorder.Lost(lost.Builder)
+		s.server.opts.Recorder.FailedOver(lost.Builder, b.phase)
+		if breaksProtocol(lost) {
+			s.server.opts.Recorder.BrokeProtocol(SideBuilder)
+		}
 		b.lost = append(b.lost, lost)
 		b.need.Avoid = append(b.need.Avoid, lost.Builder)
 		if err := b.giveUp(p); err != nil {
@@ -187,9 +192,11 @@ func located(message, builder string) string {
 // attempt is one try on one builder: transfer, build, collect.
 func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult, error) {
 	s := b.session.supplier
+	b.phase = "Uploading"
 	if err := s.supply(ctx, p, b.inputs()); err != nil {
 		return nil, err
 	}
+	b.phase = "Building"
 	result, err := b.execute(ctx, p)
 	if mayLackInputs(result, err) && b.collected(ctx, p) {
 		s.log.Info("Inputs were collected before the build began", "drv", b.request.DrvPath, "builder", p.builder)
@@ -205,6 +212,7 @@ func (b *build) attempt(ctx context.Context, p *placement) (*daemon.BuildResult,
 		p.session.Close()
 		return result, nil
 	}
+	b.phase = "Answering"
 	defer s.doing(p.builder, "returns outputs")()
 	d, err := s.collect(ctx, p, b.request.Derivation, result)
 	if err != nil {

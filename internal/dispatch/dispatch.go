@@ -25,12 +25,14 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/connect"
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/nix/wire"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
@@ -80,15 +82,40 @@ type Spool interface {
 	Pin(path string) (*spool.Pin, bool)
 }
 
+// Sides of a protocol error, for [Recorder].
+const (
+	SideClient  = "client"
+	SideBuilder = "builder"
+)
+
 // Recorder is told of events as they happen. It must not block.
 type Recorder interface {
-	// Waited tells how long a build has waited for a builder that it now has.
-	Waited(d time.Duration)
-	// Ended tells of a build that has ended on a builder; empty if it never had
-	// one.
-	Ended(builder, result string)
-	// Lost tells of a builder that was lost while a build needed it.
-	Lost(builder string)
+	// Waited tells how long a build of a class has waited for a builder that it
+	// now has, each time that it needed one.
+	Waited(class scheduler.Class, d time.Duration)
+	// Dispatched tells how long it took from the client's BuildDerivation to the
+	// builder's, for a build that has not waited for a slot.
+	Dispatched(d time.Duration)
+	// Joined tells of a client that follows a build which another has begun.
+	Joined()
+	// Ended tells of a build of a class that has ended on a builder; empty if it
+	// never had one.
+	Ended(class scheduler.Class, builder, result string)
+	// FailedOver tells of a builder that a build in that phase has left because
+	// the builder was lost, or failed it.
+	FailedOver(builder, phase string)
+	// Missed tells of lines of a build's log that a client did not get because it
+	// was too slow.
+	Missed(lines int)
+	// BrokeProtocol tells of a peer on that side which sent what makes no sense.
+	BrokeProtocol(side string)
+}
+
+// breaksProtocol reports whether err is a peer's violation of a protocol, and not
+// the end of a connection.
+func breaksProtocol(err error) bool {
+	var protocol *daemon.ProtocolError
+	return errors.As(err, &protocol) || errors.Is(err, wire.ErrMalformed)
 }
 
 // OnFleet returns the fleet as Builders.

@@ -53,7 +53,7 @@ func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, 
 		}
 		session, err := s.server.opts.Builders.Open(ctx, lease.Builder)
 		if err == nil {
-			s.server.opts.Recorder.Waited(time.Since(began))
+			s.server.opts.Recorder.Waited(r.Class, time.Since(began))
 			return &placement{builder: lease.Builder, lease: lease, session: session, has: map[string]bool{}}, nil
 		}
 		lease.Release()

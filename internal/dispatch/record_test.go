@@ -16,6 +16,7 @@ import (
 )
 
 func TestWhatIsRecorded(t *testing.T) {
+	const waited = "x86_64-linux waited 0s"
 	failed := &daemon.BuildResult{Status: daemon.StatusPermanentFailure}
 	tests := map[string]struct {
 		options  daemontest.Options
@@ -23,33 +24,33 @@ func TestWhatIsRecorded(t *testing.T) {
 		patience time.Duration
 		want     []string
 	}{
-		"success": {want: []string{"waited 0s", `ended on "b/one": Built`}},
+		"success": {want: []string{waited, `x86_64-linux ended on "b/one": Built`}},
 		"failure": {
 			options: daemontest.Options{Build: func(context.Context, *daemontest.Build) *daemon.BuildResult { return failed }},
-			want:    []string{"waited 0s", `ended on "b/one": PermanentFailure`},
+			want:    []string{waited, `x86_64-linux ended on "b/one": PermanentFailure`},
 		},
 		"error of the builder": {
 			options: daemontest.Options{Before: on(daemon.OpBuildDerivation, daemontest.Refuse("no"))},
-			want:    []string{"waited 0s", `ended on "b/one": Error`},
+			want:    []string{waited, `x86_64-linux ended on "b/one": Error`},
 		},
 		"lost once": {
 			options: daemontest.Options{Before: daemontest.At(1, daemontest.HangUp)},
 			prepare: func(r *rig, m *machine) { r.use(m, newMachine(r.t, "two", daemontest.Options{})) },
-			want:    []string{"waited 0s", "lost b/one", "waited 0s", `ended on "b/two": Built`},
+			want:    []string{waited, "left b/one: Building", waited, `x86_64-linux ended on "b/two": Built`},
 		},
 		"waited": {
 			prepare: func(_ *rig, m *machine) { m.down(); time.AfterFunc(time.Minute, m.up) },
-			want:    []string{"waited 1m0s", `ended on "b/one": Built`},
+			want:    []string{"x86_64-linux waited 1m0s", `x86_64-linux ended on "b/one": Built`},
 		},
 		"left while waiting": {
 			prepare:  func(_ *rig, m *machine) { m.down() },
 			patience: time.Minute,
-			want:     []string{`ended on "": ClientGone`},
+			want:     []string{`x86_64-linux ended on "": ClientGone`},
 		},
 		"left while building": {
 			options:  daemontest.Options{Before: on(daemon.OpBuildDerivation, daemontest.Silent)},
 			patience: time.Minute,
-			want:     []string{"waited 0s", `ended on "b/one": ClientGone`},
+			want:     []string{waited, `x86_64-linux ended on "b/one": ClientGone`},
 		},
 	}
 	for name, tc := range tests {
@@ -82,7 +83,7 @@ func TestWhatIsRecorded(t *testing.T) {
 				got := r.events.all()
 				if name == "waited" && len(got) == 2 {
 					var waited time.Duration
-					if waited, err = time.ParseDuration(got[0][len("waited "):]); err == nil && waited >= time.Minute && waited < 2*time.Minute {
+					if waited, err = time.ParseDuration(got[0][len("x86_64-linux waited "):]); err == nil && waited >= time.Minute && waited < 2*time.Minute {
 						got[0] = tc.want[0]
 					}
 				}

@@ -175,9 +175,17 @@ func (e *events) add(format string, args ...any) {
 	e.list = append(e.list, fmt.Sprintf(format, args...))
 }
 
-func (e *events) Waited(d time.Duration)       { e.add("waited %v", d.Round(time.Second)) }
-func (e *events) Ended(builder, result string) { e.add("ended on %q: %s", builder, result) }
-func (e *events) Lost(builder string)          { e.add("lost %s", builder) }
+func (e *events) Waited(c scheduler.Class, d time.Duration) {
+	e.add("%s waited %v", c, d.Round(time.Second))
+}
+func (e *events) Ended(c scheduler.Class, builder, result string) {
+	e.add("%s ended on %q: %s", c, builder, result)
+}
+func (e *events) Dispatched(d time.Duration)       { e.add("dispatched after %v", d.Round(time.Second)) }
+func (e *events) Joined()                          { e.add("joined") }
+func (e *events) FailedOver(builder, phase string) { e.add("left %s: %s", builder, phase) }
+func (e *events) Missed(lines int)                 { e.add("missed %d lines", lines) }
+func (e *events) BrokeProtocol(side string)        { e.add("protocol broken by %s", side) }
 
 func (e *events) all() []string {
 	e.mu.Lock()

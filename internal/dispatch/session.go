@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/connect"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 )
 
@@ -54,6 +55,7 @@ func (s *session) run() {
 	refusal, err := s.greet()
 	if err != nil {
 		if !errors.Is(err, io.EOF) {
+			s.noteBreach(err)
 			s.log.Warn("Client was turned away", "error", err)
 		}
 		return
@@ -118,6 +120,7 @@ func (s *session) serve(refusal error) error {
 			return nil
 		}
 		s.setBusy()
+		s.noteBreach(err)
 		var protocol *daemon.ProtocolError
 		switch {
 		case errors.Is(err, net.ErrClosed) && s.server.draining.Err() != nil:
@@ -148,6 +151,7 @@ func (s *session) tell(err error) error {
 	if errors.Is(err, daemon.ErrClientGone) {
 		return err
 	}
+	s.noteBreach(err)
 	if !errors.Is(err, errStalled) {
 		// The rest of an upload is thrown away, for which its client must send it.
 		s.attend()
@@ -158,6 +162,14 @@ func (s *session) tell(err error) error {
 	}
 	s.log.Info("Request failed", "error", err)
 	return nil
+}
+
+// noteBreach counts err if it is the client's violation of the protocol.
+func (s *session) noteBreach(err error) {
+	var lost *fleet.LostError
+	if breaksProtocol(err) && !errors.As(err, &lost) {
+		s.server.opts.Recorder.BrokeProtocol(SideClient)
+	}
 }
 
 func (s *session) answer(req daemon.Request) error {
