@@ -33,6 +33,13 @@ type BuilderOptions struct {
 	NixConf string
 	// SSHDConfig is appended to the configuration of sshd.
 	SSHDConfig string
+	// OwnNetwork gives the builder a network of its own with nothing but
+	// loopback; sshd listens on port 22 of every address. Whoever asks for it
+	// moves an interface there, by [Host.PID], after every boot.
+	OwnNetwork bool
+	// Store is a directory of this machine that is the builder's /nix, such as
+	// one of limited size; one of the lab's own by default.
+	Store string
 }
 
 // Builder is a machine with nix-daemon and sshd.
@@ -56,7 +63,10 @@ func (l *Lab) StartBuilder(ctx context.Context, opts BuilderOptions) (*Builder, 
 	if err != nil {
 		return nil, err
 	}
-	if opts.Address == "" {
+	switch {
+	case opts.OwnNetwork:
+		opts.Address, opts.Port = "0.0.0.0", 22
+	case opts.Address == "":
 		opts.Address = l.nextAddress()
 	}
 	if opts.Port == 0 {
@@ -67,9 +77,11 @@ func (l *Lab) StartBuilder(ctx context.Context, opts BuilderOptions) (*Builder, 
 		return nil, fmt.Errorf("builder %s: %w", opts.Name, err)
 	}
 	host, err := l.startHost(ctx, hostSpec{
-		name:  opts.Name,
-		root:  root,
-		files: map[string]string{"etc/ssh/lab_hostkey": private},
+		name:       opts.Name,
+		root:       root,
+		ownNetwork: opts.OwnNetwork,
+		store:      opts.Store,
+		files:      map[string]string{"etc/ssh/lab_hostkey": private},
 		public: map[string]string{
 			"lab-init":                    builderInit,
 			"etc/nix/nix.conf":            builderNixConf(opts),

@@ -35,6 +35,7 @@ type Host struct {
 	lab        *Lab
 	name       string
 	state      string // its directory below the lab's
+	store      string // what it sees as /nix
 	root       RootFS
 	ownNetwork bool
 
@@ -54,6 +55,7 @@ type hostSpec struct {
 	name       string
 	root       RootFS
 	ownNetwork bool
+	store      string            // a directory of this machine for /nix; the lab's own if empty
 	files      map[string]string // by path from the host's root; readable by root only
 	public     map[string]string // likewise, readable by all
 	binds      []bind
@@ -61,7 +63,10 @@ type hostSpec struct {
 
 // startHost lays out the state of a host and boots it.
 func (l *Lab) startHost(ctx context.Context, spec hostSpec) (*Host, error) {
-	h := &Host{lab: l, name: spec.name, state: filepath.Join(l.dir, spec.name), root: spec.root, ownNetwork: spec.ownNetwork}
+	h := &Host{lab: l, name: spec.name, state: filepath.Join(l.dir, spec.name), store: spec.store, root: spec.root, ownNetwork: spec.ownNetwork}
+	if h.store == "" {
+		h.store = filepath.Join(h.state, "nix")
+	}
 	if err := h.layOut(spec); err != nil {
 		return nil, fmt.Errorf("host %s: %w", spec.name, err)
 	}
@@ -137,7 +142,7 @@ func (h *Host) start(ctx context.Context) error {
 	}
 	defer console.Close()
 
-	command := exec.Command("bash", "-c", hostScript, "host.sh", h.state, h.root.Dir, h.name)
+	command := exec.Command("bash", "-c", hostScript, "host.sh", h.state, h.root.Dir, h.name, h.store)
 	command.Dir = "/"
 	command.Stdout, command.Stderr = console, console
 	command.ExtraFiles = []*os.File{readyWrite}
@@ -218,6 +223,13 @@ func (h *Host) pid() (int, error) {
 	}
 	return h.command.Process.Pid, nil
 }
+
+// PID is the process id, on this machine, of the running host's process 1.
+func (h *Host) PID() (int, error) { return h.pid() }
+
+// Store is the directory of this machine that the host sees as /nix, also while
+// it is down.
+func (h *Host) Store() string { return h.store }
 
 // Command prepares a command that runs on the host as the user, in a clean
 // environment with the additions of env ("NAME=value"). When ctx ends, it and
@@ -310,7 +322,7 @@ func (h *Host) Logs() string {
 // StorePaths lists the names in the host's store, sorted, also while the host
 // is down.
 func (h *Host) StorePaths() ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(h.state, "nix", "store"))
+	entries, err := os.ReadDir(filepath.Join(h.store, "store"))
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 #
 # Process 1 of a builder: nix-daemon and sshd.
 set -eu
+ip link set lo up 2>/dev/null || true
 mkdir -p /run/sshd /nix/store /nix/var/nix/daemon-socket /nix/var/nix/gcroots/per-user /nix/var/nix/profiles/per-user /nix/var/log/nix/drvs
 chgrp nixbld /nix/store
 chmod 1775 /nix/store

@@ -2,16 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright The nix-builder-operator Authors
 #
-# host.sh STATE ROOTFS NAME
+# host.sh STATE ROOTFS NAME STORE
 #
 # Turns the process it runs in, which is the first of new mount and process
 # namespaces, into the init of a small machine: an overlay over ROOTFS whose
-# changes live in memory, with STATE/nix on /nix. STATE/files is copied over
+# changes live in memory, with STORE on /nix. STATE/files is copied over
 # the root, STATE/binds lists further directories ("source target ro|rw").
 # /lab-init then runs as process 1; it writes a line to descriptor 3 once the
 # machine is up.
 set -euo pipefail
-state=$1 rootfs=$2 name=$3
+state=$1 rootfs=$2 name=$3 store=$4
 root=$state/root
 
 mount --make-rprivate /
@@ -20,7 +20,7 @@ mkdir "$state/overlay/upper" "$state/overlay/work"
 mount -t overlay -o "lowerdir=$rootfs,upperdir=$state/overlay/upper,workdir=$state/overlay/work" lab "$root"
 mkdir -p "$root/var/log/lab" "$root/.old"
 
-mount --bind "$state/nix" "$root/nix"
+mount --bind "$store" "$root/nix"
 mount --bind "$state/log" "$root/var/log/lab"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
