@@ -13,11 +13,7 @@ import (
 // build that fails is a result, not an error.
 func (c *Client) BuildDerivation(ctx context.Context, drvPath string, drv *BasicDerivation, mode BuildMode, sink MessageSink) (*BuildResult, error) {
 	var result *BuildResult
-	err := c.call(ctx, OpBuildDerivation, sink, func(w *wire.Writer) {
-		w.String(drvPath)
-		drv.encode(w)
-		w.Uint64(uint64(mode))
-	}, func(d *decoder) error {
+	err := c.call(ctx, OpBuildDerivation, sink, func(w *wire.Writer) { encodeBuild(w, drvPath, drv, mode) }, func(d *decoder) error {
 		result = d.buildResult()
 		return d.Err()
 	})

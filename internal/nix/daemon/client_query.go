@@ -6,10 +6,8 @@ package daemon
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 
-	"nixbuilder.io/nix-builder-operator/internal/nix/nar"
 	"nixbuilder.io/nix-builder-operator/internal/nix/wire"
 )
 
@@ -54,11 +52,8 @@ func (c *Client) QueryPathInfo(ctx context.Context, path string, sink MessageSin
 // error of dst closes the connection.
 func (c *Client) NARFromPath(ctx context.Context, path string, dst io.Writer, sink MessageSink) (int64, error) {
 	var n int64
-	err := c.call(ctx, OpNARFromPath, sink, func(w *wire.Writer) { w.String(path) }, func(d *decoder) (err error) {
-		n, err = nar.NewReader(d.Reader, d.limits.NAR).WriteTo(dst)
-		if errors.Is(err, wire.ErrMalformed) {
-			return c.lateError(err)
-		}
+	err := c.call(ctx, OpNARFromPath, sink, func(w *wire.Writer) { w.String(path) }, func(*decoder) (err error) {
+		n, err = c.readArchive(dst)
 		return err
 	})
 	return n, err

@@ -117,10 +117,7 @@ func (a *aheadReader) join() {
 // its goroutine.
 func (s *Server) WatchHangup(ctx context.Context) (watched context.Context, stop func()) {
 	watched, cancel := context.WithCancelCause(ctx)
-	if s.in.Buffered() > 0 {
-		// The client has sent more already: a read would find that and no end.
-		return watched, func() { cancel(nil) }
-	}
+	// What the client has sent behind the request is buffered before that.
 	unwatch := s.stream.watch(func(error) { cancel(ErrClientGone) })
 	return watched, func() {
 		unwatch()

@@ -104,6 +104,12 @@ func (p *process) Close() error                { return errors.Join(p.in.Close()
 func (n realNix) startDaemon(ctx context.Context, t *testing.T, args ...string) *process {
 	t.Helper()
 	cmd, _ := n.command(ctx, t, append([]string{"nix-daemon", "--stdio"}, args...)...)
+	return pipeTo(t, cmd)
+}
+
+// pipeTo starts a command as a connection; its errors go to the test's log.
+func pipeTo(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +128,7 @@ func (n realNix) startDaemon(ctx context.Context, t *testing.T, args ...string) 
 		_ = p.Close()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("nix-daemon of %s: %s", n.name, stderr.String())
+			t.Logf("nix-daemon: %s", stderr.String())
 		}
 	})
 	return p
