@@ -14,6 +14,7 @@ type Operation uint64
 // Operations that this package encodes or decodes.
 const (
 	OpBuildPaths              Operation = 9
+	OpAddTempRoot             Operation = 11
 	OpSetOptions              Operation = 19
 	OpQueryPathInfo           Operation = 26
 	OpQueryValidPaths         Operation = 31

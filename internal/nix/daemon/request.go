@@ -13,7 +13,7 @@ import (
 
 // Request is what Server.Next returns: a pointer to one of SetOptions,
 // QueryValidPaths, QuerySubstitutablePaths, AddMultipleToStore, BuildDerivation,
-// BuildPaths, QueryPathInfo and NARFromPath.
+// BuildPaths, AddTempRoot, QueryPathInfo and NARFromPath.
 type Request interface {
 	// Operation returns the operation asked for.
 	Operation() Operation
@@ -46,6 +46,10 @@ type BuildPaths struct {
 	Mode  BuildMode
 }
 
+// AddTempRoot (11) asks to keep a path, there or not, from garbage collection as
+// long as the connection lives. Answer: ReplyDone.
+type AddTempRoot struct{ Path string }
+
 // QueryPathInfo (26) asks what is known about a path. Answer: ReplyPathInfo.
 type QueryPathInfo struct{ Path string }
 
@@ -63,6 +67,9 @@ func (*BuildDerivation) Operation() Operation { return OpBuildDerivation }
 
 // Operation implements Request.
 func (*BuildPaths) Operation() Operation { return OpBuildPaths }
+
+// Operation implements Request.
+func (*AddTempRoot) Operation() Operation { return OpAddTempRoot }
 
 // Operation implements Request.
 func (*QueryPathInfo) Operation() Operation { return OpQueryPathInfo }
@@ -134,6 +141,8 @@ func (s *Server) request(op Operation) Request {
 			Paths: d.Strings("paths", d.limits.Paths, limitPath),
 			Mode:  BuildMode(d.Enum("build mode", uint64(BuildCheck))),
 		}
+	case OpAddTempRoot:
+		return &AddTempRoot{Path: d.path("path")}
 	case OpQueryPathInfo:
 		return &QueryPathInfo{Path: d.path("path")}
 	case OpNARFromPath:

@@ -157,15 +157,15 @@ func (s *Server) ReplyBuildResult(result *BuildResult) error {
 }
 
 // ReplyDone answers operations that have no reply of their own: SetOptions,
-// AddMultipleToStore and BuildPaths.
+// AddMultipleToStore, BuildPaths and AddTempRoot.
 func (s *Server) ReplyDone() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	op := s.open
-	if err := s.begin(OpSetOptions, OpAddMultipleToStore, OpBuildPaths); err != nil {
+	if err := s.begin(OpSetOptions, OpAddMultipleToStore, OpBuildPaths, OpAddTempRoot); err != nil {
 		return err
 	}
-	if op == OpBuildPaths {
+	if op == OpBuildPaths || op == OpAddTempRoot {
 		s.out.Uint64(1)
 	}
 	return s.flush()

@@ -93,6 +93,8 @@ type Daemon struct {
 	sessions int
 	ops      []daemon.Operation
 	builds   []string
+	// roots are the paths that each connection keeps from Collect.
+	roots map[*session]map[string]bool
 }
 
 // New returns a Daemon with an empty store. Close ends it.
@@ -103,7 +105,7 @@ func New(opts Options) *Daemon {
 	if opts.StoreDir == "" {
 		opts.StoreDir = storepath.DefaultDir
 	}
-	d := &Daemon{opts: opts, store: map[string]entry{}}
+	d := &Daemon{opts: opts, store: map[string]entry{}, roots: map[*session]map[string]bool{}}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -130,7 +132,7 @@ func (d *Daemon) Serve(conn io.ReadWriteCloser) error {
 		Trust:         d.opts.Trust,
 		StoreDir:      d.opts.StoreDir,
 		Version:       d.opts.Version,
-		Operations:    append(daemon.HookOperations(), daemon.OpQuerySubstitutablePaths, daemon.OpBuildPaths),
+		Operations:    append(daemon.HookOperations(), daemon.OpQuerySubstitutablePaths, daemon.OpBuildPaths, daemon.OpAddTempRoot),
 	})
 	if err != nil {
 		return err
@@ -139,7 +141,9 @@ func (d *Daemon) Serve(conn io.ReadWriteCloser) error {
 	d.mu.Lock()
 	d.sessions++
 	s := &session{daemon: d, srv: srv, call: Call{Session: d.sessions}}
+	d.roots[s] = map[string]bool{}
 	d.mu.Unlock()
+	defer d.forget(s)
 	return s.run()
 }
 

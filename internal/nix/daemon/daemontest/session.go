@@ -59,10 +59,12 @@ func (s *session) serve(req daemon.Request) error {
 	case *daemon.QuerySubstitutablePaths:
 		return s.srv.ReplyPaths(intersection(r.Paths, d.opts.Substitutes))
 	case *daemon.AddMultipleToStore:
-		if err := d.receive(r); err != nil {
+		if err := d.receive(r, s.hold); err != nil {
 			return s.srv.Fail(err)
 		}
 		return s.srv.ReplyDone()
+	case *daemon.AddTempRoot:
+		s.hold(r.Path)
 	case *daemon.BuildPaths:
 		return s.buildPaths(r)
 	case *daemon.BuildDerivation:
@@ -153,6 +155,10 @@ func (s *session) build(r *daemon.BuildDerivation) error {
 	d.mu.Lock()
 	d.builds = append(d.builds, r.DrvPath)
 	d.mu.Unlock()
+	s.hold(r.Derivation.InputSources...)
+	for _, o := range r.Derivation.Outputs {
+		s.hold(o.Path)
+	}
 
 	b := &Build{BuildDerivation: r, Session: s.call.Session, daemon: d, srv: s.srv}
 	ctx, stop := s.srv.WatchHangup(d.ctx)

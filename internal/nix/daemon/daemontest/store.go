@@ -93,8 +93,8 @@ func (d *Daemon) valid(paths []string, substitute bool) []string {
 	return found
 }
 
-// receive takes an upload into the store.
-func (d *Daemon) receive(up *daemon.AddMultipleToStore) error {
+// receive takes an upload into the store. It holds what it takes.
+func (d *Daemon) receive(up *daemon.AddMultipleToStore, hold func(...string)) error {
 	for {
 		info, archive, err := up.Next()
 		if err == io.EOF {
@@ -118,6 +118,7 @@ func (d *Daemon) receive(up *daemon.AddMultipleToStore) error {
 				return fmt.Errorf("path '%s' is not valid", r)
 			}
 		}
+		hold(info.Path)
 		d.Add(*info, b)
 	}
 }
