@@ -37,6 +37,9 @@ type BuilderOptions struct {
 	// loopback; sshd listens on port 22 of every address. Whoever asks for it
 	// moves an interface there, by [Host.PID], after every boot.
 	OwnNetwork bool
+	// Namespace is the path of an existing network namespace that the builder
+	// joins at every boot, instead of one of its own; sshd listens likewise.
+	Namespace string
 	// Store is a directory of this machine that is the builder's /nix, such as
 	// one of limited size; one of the lab's own by default.
 	Store string
@@ -64,7 +67,7 @@ func (l *Lab) StartBuilder(ctx context.Context, opts BuilderOptions) (*Builder, 
 		return nil, err
 	}
 	switch {
-	case opts.OwnNetwork:
+	case opts.OwnNetwork, opts.Namespace != "":
 		opts.Address, opts.Port = "0.0.0.0", 22
 	case opts.Address == "":
 		opts.Address = l.nextAddress()
@@ -80,6 +83,7 @@ func (l *Lab) StartBuilder(ctx context.Context, opts BuilderOptions) (*Builder, 
 		name:       opts.Name,
 		root:       root,
 		ownNetwork: opts.OwnNetwork,
+		network:    opts.Namespace,
 		store:      opts.Store,
 		files:      map[string]string{"etc/ssh/lab_hostkey": private},
 		public: map[string]string{

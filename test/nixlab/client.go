@@ -37,6 +37,9 @@ type ClientOptions struct {
 	// [Lab.ClientKeyFile] as /etc/nix/builder_key: all that a stock client
 	// needs and that one with a dispatcher does without.
 	Network bool
+	// Namespace is the path of the network namespace that the client has
+	// instead of this machine's, if it has a network.
+	Namespace string
 	// NixConf is appended to the client's nix.conf, which forbids to build
 	// here and includes the nix.conf of the volume.
 	NixConf string
@@ -62,6 +65,7 @@ func (l *Lab) StartClient(ctx context.Context, opts ClientOptions) (*Client, err
 		name:       opts.Name,
 		root:       root,
 		ownNetwork: !opts.Network,
+		network:    opts.Namespace,
 		files:      map[string]string{},
 		public:     map[string]string{"lab-init": clientInit, "etc/nix/nix.conf": clientNixConf(opts)},
 	}

@@ -38,6 +38,7 @@ type Host struct {
 	store      string // what it sees as /nix
 	root       RootFS
 	ownNetwork bool
+	network    string
 
 	mu      sync.Mutex
 	command *exec.Cmd     // process 1 of the host; nil: down
@@ -55,6 +56,7 @@ type hostSpec struct {
 	name       string
 	root       RootFS
 	ownNetwork bool
+	network    string            // path of the network namespace to be in; empty: no other
 	store      string            // a directory of this machine for /nix; the lab's own if empty
 	files      map[string]string // by path from the host's root; readable by root only
 	public     map[string]string // likewise, readable by all
@@ -63,7 +65,7 @@ type hostSpec struct {
 
 // startHost lays out the state of a host and boots it.
 func (l *Lab) startHost(ctx context.Context, spec hostSpec) (*Host, error) {
-	h := &Host{lab: l, name: spec.name, state: filepath.Join(l.dir, spec.name), store: spec.store, root: spec.root, ownNetwork: spec.ownNetwork}
+	h := &Host{lab: l, name: spec.name, state: filepath.Join(l.dir, spec.name), store: spec.store, root: spec.root, ownNetwork: spec.ownNetwork, network: spec.network}
 	if h.store == "" {
 		h.store = filepath.Join(h.state, "nix")
 	}
@@ -142,7 +144,11 @@ func (h *Host) start(ctx context.Context) error {
 	}
 	defer console.Close()
 
-	command := exec.Command("bash", "-c", hostScript, "host.sh", h.state, h.root.Dir, h.name, h.store)
+	line := []string{"bash", "-c", hostScript, "host.sh", h.state, h.root.Dir, h.name, h.store}
+	if h.network != "" {
+		line = append([]string{"nsenter", "--net=" + h.network}, line...)
+	}
+	command := exec.Command(line[0], line[1:]...)
 	command.Dir = "/"
 	command.Stdout, command.Stderr = console, console
 	command.ExtraFiles = []*os.File{readyWrite}
