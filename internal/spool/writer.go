@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"math"
 	"os"
 
@@ -27,8 +28,8 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("contents of %s are not what its path info says: %s", e.Path, e.Detail)
 }
 
-// Writer takes one NAR. It must be ended by Commit or Abort. Not safe for
-// concurrent use.
+// Writer takes one NAR. It must be ended by Commit or Abort. But for Follow it is
+// not safe for concurrent use.
 type Writer struct {
 	store *Store
 	info  daemon.PathInfo
@@ -36,6 +37,8 @@ type Writer struct {
 	hash  hash.Hash
 	size  int64
 	ended bool
+	// progress is shared with the followers, and outlives the Writer with them.
+	progress *progress
 }
 
 // Create reserves room for the NAR that info describes. With [ErrNoRoom]
@@ -51,7 +54,7 @@ func (s *Store) Create(info daemon.PathInfo) (*Writer, error) {
 	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		if err = allocate(file, int64(info.NARSize)); err == nil {
-			return &Writer{store: s, info: info, file: file, hash: sha256.New()}, nil
+			return &Writer{store: s, info: info, file: file, hash: sha256.New(), progress: newProgress()}, nil
 		}
 		file.Close()
 		s.remove(name)
@@ -63,15 +66,23 @@ func (s *Store) Create(info daemon.PathInfo) (*Writer, error) {
 // Write appends to the NAR. More bytes than announced are a *MismatchError.
 func (w *Writer) Write(p []byte) (int, error) {
 	if uint64(len(p)) > w.info.NARSize-uint64(w.size) {
-		return 0, &MismatchError{Path: w.info.Path, Detail: fmt.Sprintf("they are more than %d bytes", w.info.NARSize)}
+		return 0, w.fail(&MismatchError{Path: w.info.Path, Detail: fmt.Sprintf("they are more than %d bytes", w.info.NARSize)})
 	}
 	n, err := w.file.Write(p)
+	w.progress.grow(n)
 	w.hash.Write(p[:n])
 	w.size += int64(n)
 	if err != nil {
-		return n, fmt.Errorf("spool %s: %w", w.info.Path, err)
+		return n, w.fail(fmt.Errorf("spool %s: %w", w.info.Path, err))
 	}
 	return n, nil
+}
+
+// fail tells the followers of a NAR that will not become complete, and returns
+// err.
+func (w *Writer) fail(err error) error {
+	w.progress.end(err)
+	return err
 }
 
 // Commit checks size and hash and makes the NAR visible, pinned. If the path
@@ -79,20 +90,21 @@ func (w *Writer) Write(p []byte) (int, error) {
 func (w *Writer) Commit() (*Pin, error) {
 	defer w.Abort()
 	if uint64(w.size) != w.info.NARSize {
-		return nil, &MismatchError{
+		return nil, w.fail(&MismatchError{
 			Path:   w.info.Path,
 			Detail: fmt.Sprintf("they have %d bytes instead of %d", w.size, w.info.NARSize),
-		}
+		})
 	}
 	if got := hex.EncodeToString(w.hash.Sum(nil)); got != w.info.NARHash {
-		return nil, &MismatchError{
+		return nil, w.fail(&MismatchError{
 			Path:   w.info.Path,
 			Detail: fmt.Sprintf("their hash is sha256:%s instead of sha256:%s", got, w.info.NARHash),
-		}
+		})
 	}
 	if err := w.file.Close(); err != nil {
-		return nil, fmt.Errorf("spool %s: %w", w.info.Path, err)
+		return nil, w.fail(fmt.Errorf("spool %s: %w", w.info.Path, err))
 	}
+	w.progress.end(io.EOF)
 	pin, inserted := w.store.insert(w.info, w.file.Name())
 	w.ended = inserted
 	return pin, nil
@@ -104,6 +116,7 @@ func (w *Writer) Abort() {
 		return
 	}
 	w.ended = true
+	w.progress.end(fmt.Errorf("spool %s: %w", w.info.Path, ErrAborted))
 	if err := w.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		w.store.log.Warn("Spool file was not closed", "path", w.info.Path, "error", err)
 	}
