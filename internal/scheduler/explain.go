@@ -16,42 +16,41 @@ const maxReasons = 4
 type Waiting struct {
 	// Class is what the request needs.
 	Class Class
-	// Ahead is the number of requests that are served before this one and
-	// could take the same builders.
+	// Ahead is the number of requests that come before this one: those that
+	// are served first, by the rule of turns, if none is added or given up, of
+	// those that could use the same builders.
 	Ahead int
-	// Busy and Slots count the slots of the usable builders that serve the
-	// class.
-	Busy, Slots int
-	// Reasons has one text for each builder that would serve the class but
-	// cannot be used: "mac-2 unreachable since 14:02".
+	// Busy and Slots count the slots of the builders that the request could
+	// use now. Orphaned is how many of the busy ones are counted for builds
+	// that were lost by silence and may still run.
+	Busy, Slots, Orphaned int
+	// Reasons has a text for each builder, up to four, that serves the class
+	// but cannot be used: "mac-2 unreachable since 14:02".
 	Reasons []string
+	// More is the number of such builders that Reasons leaves out.
+	More int
 	// Since is when the request began to wait.
 	Since time.Time
 }
 
-// Queued is a number of requests of one class.
-type Queued struct {
-	Class Class
-	Count int
+// Explain says why a request would wait in s behind a number of others.
+func Explain(s Snapshot, r Request, ahead int, since time.Time) Waiting {
+	return explain(s, r, fitting(s, r.Class, r.Avoid), ahead, since)
 }
 
-// Explain says why a request of a class would wait in s behind those ahead of it.
-func Explain(s Snapshot, c Class, ahead []Queued, since time.Time) Waiting {
-	w := Waiting{Class: c, Since: since}
-	for i := range s.Builders {
+func explain(s Snapshot, r Request, f fit, ahead int, since time.Time) Waiting {
+	w := Waiting{Class: r.Class, Ahead: ahead, Since: since}
+	for i := range f.serves.all() {
 		b := &s.Builders[i]
 		switch {
-		case !b.Serves(c):
-		case b.Usable(s.Now):
+		case f.takes.has(i):
 			w.Busy += b.Running
 			w.Slots += b.Slots
+			w.Orphaned += b.Orphaned
+		case len(w.Reasons) == maxReasons:
+			w.More++
 		default:
 			w.Reasons = append(w.Reasons, b.unusable(s.Now))
-		}
-	}
-	for _, other := range ahead {
-		if competes(s.Builders, other.Class, c) {
-			w.Ahead += other.Count
 		}
 	}
 	return w
@@ -61,12 +60,21 @@ func Explain(s Snapshot, c Class, ahead []Queued, since time.Time) Waiting {
 // an x86_64-linux builder: 3 ahead, 8/8 slots busy, mac-2 unreachable since
 // 14:02".
 func (w Waiting) String() string {
+	return "waiting for " + w.what() + ": " + w.why()
+}
+
+// what describes the builder that is waited for: "an x86_64-linux builder with
+// kvm".
+func (w Waiting) what() string {
 	system, with, _ := strings.Cut(w.Class.String(), " ")
-	var b strings.Builder
-	fmt.Fprintf(&b, "waiting for %s %s builder", article(system), system)
+	text := fmt.Sprintf("%s %s builder", article(system), system)
 	if with != "" {
-		b.WriteString(" " + with)
+		text += " " + with
 	}
+	return text
+}
+
+func (w Waiting) why() string {
 	var parts []string
 	if w.Ahead > 0 {
 		parts = append(parts, fmt.Sprintf("%d ahead", w.Ahead))
@@ -77,17 +85,40 @@ func (w Waiting) String() string {
 	case len(w.Reasons) == 0:
 		parts = append(parts, "none is known")
 	}
-	reasons := w.Reasons
-	if more := len(reasons) - maxReasons; more > 0 {
-		reasons = append(reasons[:maxReasons:maxReasons], fmt.Sprintf("%d more not usable", more))
+	switch {
+	case w.Orphaned == 1:
+		parts = append(parts, "1 of them perhaps still running a lost build")
+	case w.Orphaned > 1:
+		parts = append(parts, fmt.Sprintf("%d of them perhaps still running lost builds", w.Orphaned))
 	}
-	b.WriteString(": " + strings.Join(append(parts, reasons...), ", "))
-	return b.String()
+	parts = append(parts, w.Reasons...)
+	if w.More > 0 {
+		parts = append(parts, fmt.Sprintf("%d more not usable", w.More))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// WaitLimitError is the end of a wait that took as long as a wait may.
+type WaitLimitError struct {
+	// Limit is the longest time that a request waits.
+	Limit time.Duration
+	// Waiting is why the request waited, at the end.
+	Waiting Waiting
+}
+
+// Error says what was waited for, how long and why, and what sets the limit.
+func (e *WaitLimitError) Error() string {
+	return fmt.Sprintf("waited %v for %s, the limit set by --wait-timeout: %s", e.Limit, e.Waiting.what(), e.Waiting.why())
 }
 
 // unusable says why the builder takes no builds at now, and since when.
 func (b *Builder) unusable(now time.Time) string {
-	if b.Down != "" {
+	switch {
+	case b.Down == "" && !b.Cordoned(now) && b.Slots <= 0:
+		return b.ID + " has no slots"
+	case b.Down == "" && !b.Cordoned(now):
+		return b.ID + " left out because this build failed there"
+	case b.Down != "":
 		text := b.ID + " " + b.Down
 		if !b.Since.IsZero() {
 			text += " since " + clockTime(b.Since, now)
@@ -111,16 +142,6 @@ func clockTime(t, now time.Time) string {
 		return t.Format("15:04")
 	}
 	return t.Format("Jan 2 15:04")
-}
-
-// competes reports whether one builder serves both classes.
-func competes(builders []Builder, a, b Class) bool {
-	for i := range builders {
-		if builders[i].Serves(a) && builders[i].Serves(b) {
-			return true
-		}
-	}
-	return false
 }
 
 func article(word string) string {

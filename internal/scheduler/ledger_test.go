@@ -272,34 +272,3 @@ func TestSlotsUnderLoad(t *testing.T) {
 		cancel()
 	}
 }
-
-func BenchmarkAcquireRelease(b *testing.B) {
-	for _, waiting := range []int{0, 1000} {
-		b.Run(fmt.Sprint("waiting=", waiting), func(b *testing.B) {
-			l := NewLocal(LocalOptions{Interval: time.Hour})
-			var builders []Builder
-			for i := range 100 {
-				builders = append(builders, linux(fmt.Sprint("b", i)))
-			}
-			l.Update(builders)
-			ctx, cancel := context.WithCancel(b.Context())
-			var wg sync.WaitGroup
-			for range waiting {
-				wg.Go(func() {
-					if _, err := l.Acquire(ctx, Request{Class: NewClass("aarch64-darwin", nil, nil)}, func(Waiting) {}); err == nil {
-						b.Error("granted")
-					}
-				})
-			}
-			for b.Loop() {
-				lease, err := l.Acquire(ctx, anyLinux, func(Waiting) {})
-				if err != nil {
-					b.Fatal(err)
-				}
-				lease.Release()
-			}
-			cancel()
-			wg.Wait()
-		})
-	}
-}

@@ -4,9 +4,6 @@
 package scheduler
 
 import (
-	"cmp"
-	"hash/fnv"
-	"math/bits"
 	"slices"
 	"time"
 )
@@ -31,8 +28,12 @@ type Builder struct {
 	Since time.Time
 	// Cordon, if set, keeps new builds away.
 	Cordon *Cordon
-	// Running is how many builds it runs. [Local] fills it in.
+	// Running is how many of its slots are taken, by builds that run and by
+	// orphans. [Local] fills it in.
 	Running int
+	// Orphaned is how many of these are taken by builds that were lost by
+	// silence and may still run there. [Local] fills it in.
+	Orphaned int
 }
 
 // Cordon keeps new builds from a builder; running ones finish.
@@ -92,77 +93,84 @@ type Request struct {
 	// Avoid lists builders that the build has already failed on. They are
 	// taken only where no other usable builder serves the class.
 	Avoid []string
+	// Client says whose request it is: clients take turns. Requests without a
+	// client are those of one client together, so leaving it out gains nothing.
+	Client string
+	// Present is how many of the build's inputs are known to be on a builder,
+	// by the builder's ID. It must not be changed once the request is made.
+	Present map[string]int
+	// Label names the build for people who look at the queue.
+	Label string
 }
 
 // Place returns the index in s.Builders of the builder that should run the
-// request now, or false if it must wait.
+// request now, or false if it must wait. It depends on nothing but its
+// arguments, and not on the order of the builders.
 //
-// Candidates serve the class, are healthy, not cordoned, not avoided (or all
-// are) and have a free slot. Among them, in this order:
+// Builders are looked at in this order:
 //
-//  1. the lowest load after placement: builds running plus this one, divided by
-//     slots times speed;
-//  2. the highest hash of request key and builder ID;
-//  3. the lowest ID.
+//  1. those that serve the class and are healthy;
+//  2. of these, those that are not cordoned;
+//  3. of these, those that the request does not avoid, or all if it avoids all;
+//  4. of these, those that have a free slot;
+//  5. of these, those with most of the inputs present;
+//  6. of these, those with the lowest load after placement: slots taken and this
+//     one, divided by slots times speed;
+//  7. of these, the one with the highest hash of request key and builder ID,
+//     and if that ever is the same, the lowest ID.
 func Place(s Snapshot, r Request) (int, bool) {
-	avoid := mustAvoid(s, r)
-	best, found := 0, false
+	return pick(s.Builders, fitting(s, r.Class, r.Avoid).takes.and(vacant(s.Builders)), &r)
+}
+
+// Prospect returns the index of the builder that would run the request if slots
+// did not count: [Place] without its step 4. The load of a builder whose slots
+// are all taken is above one over its speed, so it comes after a free one that
+// is as fast and has the same inputs.
+func Prospect(s Snapshot, r Request) (int, bool) {
+	return pick(s.Builders, fitting(s, r.Class, r.Avoid).takes, &r)
+}
+
+// fit says which builders matter to requests of a class that avoid the same
+// builders.
+type fit struct {
+	// serves are the builders that could ever take such a request.
+	serves set
+	// takes are those that can be used now, busy or not.
+	takes set
+}
+
+// fitting does the steps of [Place] that depend on neither load nor inputs.
+func fitting(s Snapshot, c Class, avoid []string) fit {
+	f := fit{serves: newSet(len(s.Builders)), takes: newSet(len(s.Builders))}
+	avoided := newSet(len(s.Builders))
 	for i := range s.Builders {
 		b := &s.Builders[i]
-		if b.Running >= b.Slots || !b.Usable(s.Now) || !b.Serves(r.Class) {
+		if !b.Serves(c) {
 			continue
 		}
-		if avoid && slices.Contains(r.Avoid, b.ID) {
-			continue
+		f.serves.add(i)
+		switch {
+		case b.Slots <= 0 || !b.Usable(s.Now):
+		case slices.Contains(avoid, b.ID):
+			avoided.add(i)
+		default:
+			f.takes.add(i)
 		}
-		if !found || better(b, &s.Builders[best], r.Key) {
-			best, found = i, true
+	}
+	// Avoiding is worth a wait for another builder, but not for ever.
+	if f.takes.empty() {
+		f.takes = avoided
+	}
+	return f
+}
+
+// vacant returns the builders that have a free slot.
+func vacant(builders []Builder) set {
+	free := newSet(len(builders))
+	for i := range builders {
+		if builders[i].Running < builders[i].Slots {
+			free.add(i)
 		}
 	}
-	return best, found
-}
-
-// mustAvoid reports whether a usable builder outside r.Avoid serves the class,
-// busy or not: only then is avoiding worth a wait.
-func mustAvoid(s Snapshot, r Request) bool {
-	if len(r.Avoid) == 0 {
-		return false
-	}
-	return slices.ContainsFunc(s.Builders, func(b Builder) bool {
-		return b.Slots > 0 && b.Usable(s.Now) && b.Serves(r.Class) && !slices.Contains(r.Avoid, b.ID)
-	})
-}
-
-func better(a, b *Builder, key string) bool {
-	if c := compareLoad(a, b); c != 0 {
-		return c < 0
-	}
-	if c := cmp.Compare(rendezvous(key, a.ID), rendezvous(key, b.ID)); c != 0 {
-		return c > 0
-	}
-	return a.ID < b.ID
-}
-
-// compareLoad compares (running+1)/(slots*speed) without rounding.
-func compareLoad(a, b *Builder) int {
-	aHigh, aLow := bits.Mul64(uint64(a.Running+1), capacity(b))
-	bHigh, bLow := bits.Mul64(uint64(b.Running+1), capacity(a))
-	return cmp.Or(cmp.Compare(aHigh, bHigh), cmp.Compare(aLow, bLow))
-}
-
-func capacity(b *Builder) uint64 {
-	return uint64(max(b.Slots, 1)) * uint64(max(b.Speed, 1))
-}
-
-// rendezvous is highest-random-weight hashing: losing one builder moves only
-// the keys that it had.
-func rendezvous(key, id string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(key))
-	h.Write([]byte{0})
-	h.Write([]byte(id))
-	// FNV's high bits barely depend on the last bytes; one multiplication
-	// spreads them.
-	sum := h.Sum64()
-	return (sum ^ sum>>29) * 0x9e3779b97f4a7c15
+	return free
 }

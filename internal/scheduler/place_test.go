@@ -4,7 +4,9 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -32,38 +34,156 @@ func TestPlace(t *testing.T) {
 	tests := map[string]struct {
 		builders []Builder
 		avoid    []string
+		present  map[string]int
 		want     string // "" for none
+		prospect string // "" for the same
 	}{
-		"none at all":                {nil, nil, ""},
-		"the only one":               {[]Builder{linux("a")}, nil, "a"},
-		"not the unhealthy one":      {[]Builder{linux("a", down), linux("b", running(1))}, nil, "b"},
-		"not the cordoned one":       {[]Builder{linux("a", cordon(Cordon{})), linux("b", running(1))}, nil, "b"},
-		"one whose cordon ended":     {[]Builder{linux("a", cordon(Cordon{Until: noon}))}, nil, "a"},
-		"not one whose cordon lasts": {[]Builder{linux("a", cordon(Cordon{Until: noon.Add(1)}))}, nil, ""},
-		"not the full one":           {[]Builder{linux("a", running(2)), linux("b", running(1))}, nil, "b"},
-		"all full":                   {[]Builder{linux("a", running(2))}, nil, ""},
-		"more running than slots":    {[]Builder{linux("a", running(3))}, nil, ""},
-		"the less loaded one":        {[]Builder{linux("a", running(1)), linux("b")}, nil, "b"},
-		"the larger one":             {[]Builder{linux("a"), linux("b", slots(8))}, nil, "b"},
+		"none at all":    {},
+		"the only one":   {builders: []Builder{linux("a")}, want: "a"},
+		"without a slot": {builders: []Builder{linux("a", slots(0))}},
+		"not the unhealthy one": {
+			builders: []Builder{linux("a", down), linux("b", running(1))}, want: "b"},
+		"not the unhealthy one that has the inputs": {
+			builders: []Builder{linux("a", down), linux("b", running(1))}, present: map[string]int{"a": 9}, want: "b"},
+		"not the cordoned one": {
+			builders: []Builder{linux("a", cordon(Cordon{})), linux("b", running(1))}, want: "b"},
+		"not the cordoned one that has the inputs": {
+			builders: []Builder{linux("a", cordon(Cordon{})), linux("b", running(1))}, present: map[string]int{"a": 9}, want: "b"},
+		"one whose cordon ended":     {builders: []Builder{linux("a", cordon(Cordon{Until: noon}))}, want: "a"},
+		"not one whose cordon lasts": {builders: []Builder{linux("a", cordon(Cordon{Until: noon.Add(1)}))}},
+		"not the full one": {
+			builders: []Builder{linux("a", running(2)), linux("b", running(1))}, want: "b"},
+		"not the full one that has the inputs": {
+			builders: []Builder{linux("a", running(2)), linux("b", running(1))},
+			present:  map[string]int{"a": 9}, want: "b", prospect: "a"},
+		"all full":                {builders: []Builder{linux("a", running(2))}, prospect: "a"},
+		"more running than slots": {builders: []Builder{linux("a", running(3))}, prospect: "a"},
+		"the one with more inputs, whatever its load": {
+			builders: []Builder{linux("a", running(1)), linux("b", slots(64), speed(100))},
+			present:  map[string]int{"a": 3, "b": 2}, want: "a"},
+		"the less loaded of those with the same inputs": {
+			builders: []Builder{linux("a", running(1)), linux("b"), linux("c", slots(8))},
+			present:  map[string]int{"a": 3, "b": 3}, want: "b"},
+		"the less loaded one": {builders: []Builder{linux("a", running(1)), linux("b")}, want: "b"},
+		"the larger one":      {builders: []Builder{linux("a"), linux("b", slots(8))}, want: "b"},
 		"the larger one until it is as loaded": {
-			[]Builder{linux("a", slots(1)), linux("b", slots(8), running(6))}, nil, "b"},
-		"the faster one":                 {[]Builder{linux("a"), linux("b", speed(3), running(1))}, nil, "b"},
-		"another than the one avoided":   {[]Builder{linux("a"), linux("b", running(1))}, []string{"a"}, "b"},
-		"waits for another":              {[]Builder{linux("a"), linux("b", running(2))}, []string{"a"}, ""},
-		"the one avoided where no other": {[]Builder{linux("a"), linux("b", down)}, []string{"a"}, "a"},
+			builders: []Builder{linux("a", slots(1)), linux("b", slots(8), running(6))}, want: "b"},
+		"the faster one":               {builders: []Builder{linux("a"), linux("b", speed(3), running(1))}, want: "b"},
+		"another than the one avoided": {builders: []Builder{linux("a"), linux("b", running(1))}, avoid: []string{"a"}, want: "b"},
+		"another than the one avoided that has the inputs": {
+			builders: []Builder{linux("a"), linux("b", running(1))}, avoid: []string{"a"}, present: map[string]int{"a": 9}, want: "b"},
+		"waits for another": {
+			builders: []Builder{linux("a"), linux("b", running(2))}, avoid: []string{"a"}, prospect: "b"},
+		"the one avoided where no other": {builders: []Builder{linux("a"), linux("b", down)}, avoid: []string{"a"}, want: "a"},
+		"the one avoided where the other has no slots": {
+			builders: []Builder{linux("a"), linux("b", slots(0))}, avoid: []string{"a"}, want: "a"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := Snapshot{Builders: tc.builders, Now: noon}
-			got := ""
-			if i, ok := Place(s, Request{Class: NewClass("x86_64-linux", nil, nil), Avoid: tc.avoid}); ok {
-				got = tc.builders[i].ID
+			r := Request{Class: NewClass("x86_64-linux", nil, nil), Avoid: tc.avoid, Present: tc.present}
+			named := func(i int, ok bool) string {
+				if !ok {
+					return ""
+				}
+				return tc.builders[i].ID
 			}
-			if got != tc.want {
+			if got := named(Place(s, r)); got != tc.want {
 				t.Errorf("placed on %q, want %q", got, tc.want)
 			}
+			want := cmp.Or(tc.prospect, tc.want)
+			if got := named(Prospect(s, r)); got != want {
+				t.Errorf("prospect %q, want %q", got, want)
+			}
 		})
+	}
+}
+
+// randomBuilders returns builders that often are equal in some respects.
+func randomBuilders(random *rand.Rand, n int) []Builder {
+	builders := make([]Builder, n)
+	for i := range builders {
+		b := linux(fmt.Sprint("b", i), slots(random.IntN(4)), speed(random.IntN(3)), running(random.IntN(3)))
+		if random.IntN(4) == 0 {
+			down(&b)
+		}
+		if random.IntN(4) == 0 {
+			b.Cordon = &Cordon{Until: noon.Add(time.Duration(random.IntN(3)-1) * time.Hour)}
+		}
+		if random.IntN(3) == 0 {
+			b.Supported = []string{"kvm"}
+		}
+		if random.IntN(5) == 0 {
+			b.Mandatory = []string{"gpu"}
+		}
+		if random.IntN(6) == 0 {
+			b.Systems = []string{"aarch64-darwin"}
+		}
+		builders[i] = b
+	}
+	return builders
+}
+
+func randomRequest(random *rand.Rand, builders int) Request {
+	needs := []Class{NewClass("x86_64-linux", nil, nil), Need("x86_64-linux", []string{"kvm"}),
+		Need("x86_64-linux", []string{"gpu"}), NewClass("aarch64-darwin", nil, nil)}
+	r := Request{Class: needs[random.IntN(len(needs))], Key: fmt.Sprint(random.IntN(5)), Present: map[string]int{}}
+	for i := range builders {
+		if random.IntN(5) == 0 {
+			r.Avoid = append(r.Avoid, fmt.Sprint("b", i))
+		}
+		if random.IntN(3) == 0 {
+			r.Present[fmt.Sprint("b", i)] = random.IntN(3)
+		}
+	}
+	return r
+}
+
+// TestPlaceFollowsTheWrittenOrder holds Place against its description, one
+// sentence after the other.
+func TestPlaceFollowsTheWrittenOrder(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(7, 11))
+	for range 20000 {
+		s := Snapshot{Builders: randomBuilders(random, 1+random.IntN(8)), Now: noon}
+		r := randomRequest(random, len(s.Builders))
+		keep := func(from []Builder, what func(Builder) bool) []Builder {
+			return slices.DeleteFunc(slices.Clone(from), func(b Builder) bool { return !what(b) })
+		}
+		best := func(from []Builder, order func(a, b Builder) int) []Builder {
+			if len(from) == 0 {
+				return nil
+			}
+			top := slices.MinFunc(from, order)
+			return keep(from, func(b Builder) bool { return order(b, top) == 0 })
+		}
+		left := keep(s.Builders, func(b Builder) bool { return b.Serves(r.Class) && b.Down == "" })
+		left = keep(left, func(b Builder) bool { return !b.Cordoned(noon) && b.Slots > 0 })
+		if others := keep(left, func(b Builder) bool { return !slices.Contains(r.Avoid, b.ID) }); len(others) > 0 {
+			left = others
+		}
+		left = keep(left, func(b Builder) bool { return b.Running < b.Slots })
+		left = best(left, func(a, b Builder) int { return r.Present[b.ID] - r.Present[a.ID] })
+		left = best(left, func(a, b Builder) int {
+			return (a.Running+1)*b.Slots*max(b.Speed, 1) - (b.Running+1)*a.Slots*max(a.Speed, 1)
+		})
+		i, ok := Place(s, r)
+		if ok != (len(left) > 0) {
+			t.Fatalf("placed: %v, candidates: %+v, of %+v for %+v", ok, left, s.Builders, r)
+		}
+		if !ok {
+			continue
+		}
+		got := s.Builders[i].ID
+		if !slices.ContainsFunc(left, func(b Builder) bool { return b.ID == got }) {
+			t.Fatalf("placed on %s, want one of %+v, of %+v for %+v", got, left, s.Builders, r)
+		}
+		// Neither the order of the builders nor those that lose matter.
+		random.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
+		if again, _ := Place(Snapshot{Builders: left, Now: noon}, r); left[again].ID != got {
+			t.Fatalf("placed on %s, of %+v alone on %s", got, left, left[again].ID)
+		}
 	}
 }
 
@@ -100,82 +220,5 @@ func TestPlaceIsStable(t *testing.T) {
 		if n := used[b.ID]; n < 50 || n > 200 {
 			t.Errorf("%s got %d of 1000 keys, want about 100", b.ID, n)
 		}
-	}
-}
-
-func TestExplain(t *testing.T) {
-	t.Parallel()
-	plain := NewClass("x86_64-linux", nil, nil)
-	kvm := func(b *Builder) { b.Supported = []string{"kvm"} }
-	tests := map[string]struct {
-		builders []Builder
-		need     Class
-		ahead    []Class
-		want     string
-	}{
-		"busy": {
-			[]Builder{linux("a", running(2)), linux("mac-2", down)}, plain, []Class{plain, plain, NewClass("d", nil, nil)},
-			"waiting for an x86_64-linux builder: 2 ahead, 2/2 slots busy, mac-2 unreachable since 11:00",
-		},
-		"feature": {
-			[]Builder{linux("a"), linux("k", kvm, down)}, Need("x86_64-linux", []string{"kvm"}), nil,
-			"waiting for an x86_64-linux builder with kvm: k unreachable since 11:00",
-		},
-		"unknown": {
-			[]Builder{linux("a")}, Need("riscv64-linux", nil), nil,
-			"waiting for a riscv64-linux builder: none is known",
-		},
-		"cordon": {
-			[]Builder{linux("a", cordon(Cordon{Reason: "disk swap", Until: noon.Add(30 * time.Hour)}))}, plain, nil,
-			"waiting for an x86_64-linux builder: a cordoned until Mar 5 18:00 (disk swap)",
-		},
-		"many": {
-			[]Builder{linux("a", down), linux("b", down), linux("c", down), linux("d", down), linux("e", down), linux("f", down)}, plain, nil,
-			"waiting for an x86_64-linux builder: a unreachable since 11:00, b unreachable since 11:00, " +
-				"c unreachable since 11:00, d unreachable since 11:00, 2 more not usable",
-		},
-	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var ahead []Queued
-			for _, c := range tc.ahead {
-				ahead = append(ahead, Queued{Class: c, Count: 1})
-			}
-			got := Explain(Snapshot{Builders: tc.builders, Now: noon}, tc.need, ahead, noon).String()
-			if got != tc.want {
-				t.Errorf("got  %s\nwant %s", got, tc.want)
-			}
-		})
-	}
-}
-
-func BenchmarkPlace(b *testing.B) {
-	for _, n := range []int{10, 1000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			var s Snapshot
-			for i := range n {
-				s.Builders = append(s.Builders, linux(fmt.Sprint("b", i), running(i%3)))
-			}
-			r := Request{Class: NewClass("x86_64-linux", nil, nil), Key: "key"}
-			for b.Loop() {
-				if _, ok := Place(s, r); !ok {
-					b.Fatal("not placed")
-				}
-			}
-		})
-	}
-}
-
-func BenchmarkLines(b *testing.B) {
-	var builders []Builder
-	for i := range 1000 {
-		builders = append(builders, Builder{
-			ID: fmt.Sprint("b", i), Systems: []string{"x86_64-linux", "i686-linux"}, Slots: 8,
-			Supported: []string{"kvm", "big-parallel", fmt.Sprint("f", i%10)},
-		})
-	}
-	for b.Loop() {
-		Lines(builders, 512)
 	}
 }
