@@ -16,7 +16,7 @@ func TestFullDiskIsNoRoom(t *testing.T) {
 	if _, err := s.Create(info); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("error = %v, want ErrNoRoom", err)
 	}
-	if u := s.Usage(); u.Bytes != 0 || files(t, s) != 0 {
+	if u := s.Usage(); u.Bytes != 0 || u.Failures != 1 || files(t, s) != 0 {
 		t.Errorf("left over: %+v, %d files", u, files(t, s))
 	}
 	put(t, s, "b", 2<<20).Release()

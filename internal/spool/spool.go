@@ -68,6 +68,8 @@ type Store struct {
 	used int64
 	// files counts the files ever made, to name them.
 	files uint64
+	// evictions, refusals and failures are those of Usage.
+	evictions, refusals, failures uint64
 }
 
 // entry is one complete NAR.
@@ -87,6 +89,10 @@ type Usage struct {
 	Bytes int64
 	// MaxBytes is the limit.
 	MaxBytes int64
+	// Evictions, Refusals and Failures count, since Open, NARs that were dropped
+	// for others, that found no room within MaxBytes, and that the file system did
+	// not take.
+	Evictions, Refusals, Failures uint64
 }
 
 // Open makes an empty spool in opts.Dir. It fails if another process uses the
@@ -160,7 +166,10 @@ func (s *Store) Close() error {
 func (s *Store) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Usage{Paths: len(s.entries), Pinned: len(s.entries) - s.unpinned.Len(), Bytes: s.used, MaxBytes: s.max}
+	return Usage{
+		Paths: len(s.entries), Pinned: len(s.entries) - s.unpinned.Len(), Bytes: s.used, MaxBytes: s.max,
+		Evictions: s.evictions, Refusals: s.refusals, Failures: s.failures,
+	}
 }
 
 // Pin returns the entry of a store path and keeps it from eviction until the
@@ -203,6 +212,7 @@ func (s *Store) reserve(size int64) (string, error) {
 		evictable += int64(e.Value.(*entry).info.NARSize)
 	}
 	if size > s.max || s.used-evictable > s.max-size {
+		s.refusals++
 		return "", ErrNoRoom
 	}
 	for s.used > s.max-size {
@@ -218,7 +228,15 @@ func (s *Store) evict(e *entry) {
 	s.unpinned.Remove(e.place)
 	delete(s.entries, e.info.Path)
 	s.used -= int64(e.info.NARSize)
+	s.evictions++
 	s.remove(e.file)
+}
+
+// failed counts a failure of the file system.
+func (s *Store) failed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures++
 }
 
 func (s *Store) unreserve(size int64) {

@@ -60,6 +60,7 @@ func (s *Store) Create(info daemon.PathInfo) (*Writer, error) {
 		s.remove(name)
 	}
 	s.unreserve(int64(info.NARSize))
+	s.failed()
 	return nil, fmt.Errorf("spool %s: %w", info.Path, err)
 }
 
@@ -73,6 +74,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.hash.Write(p[:n])
 	w.size += int64(n)
 	if err != nil {
+		w.store.failed()
 		return n, w.fail(fmt.Errorf("spool %s: %w", w.info.Path, err))
 	}
 	return n, nil
@@ -102,6 +104,7 @@ func (w *Writer) Commit() (*Pin, error) {
 		})
 	}
 	if err := w.file.Close(); err != nil {
+		w.store.failed()
 		return nil, w.fail(fmt.Errorf("spool %s: %w", w.info.Path, err))
 	}
 	w.progress.end(io.EOF)
