@@ -5,6 +5,7 @@ package dispatch
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/connect"
@@ -31,12 +32,20 @@ type hook struct {
 	of          *hooks
 	key         connect.Key
 	connections int
-	deliveries  []*delivery
+	deliveries  []*received
 	// goodbye releases the deliveries some time after the last connection.
 	goodbye *time.Timer
 }
 
-// delivery is what a successful build has made.
+// received is a delivery as one hook has it.
+type received struct {
+	*delivery
+	// fetched has the outputs that the client has.
+	fetched map[string]bool
+}
+
+// delivery is what a successful build has made. Hooks whose builds were equal share
+// it.
 type delivery struct {
 	outputs map[string]*output
 	// session is where the build ran. It is kept while an output is not in the
@@ -45,6 +54,8 @@ type delivery struct {
 	builder string
 	session Builder
 	using   sync.Mutex
+	// users counts those who have not released it.
+	users atomic.Int32
 }
 
 // output is one store path of a delivery.
@@ -52,8 +63,6 @@ type output struct {
 	info daemon.PathInfo
 	// pin is set if the NAR is in the spool.
 	pin *spool.Pin
-	// fetched is set once the client has it. Guarded by the lock of hooks.
-	fetched bool
 }
 
 func newHooks() *hooks {
@@ -116,8 +125,7 @@ func (c *hooks) forget(one *hook) {
 	}
 	delete(c.all, one)
 	for _, d := range one.deliveries {
-		d.unpin()
-		d.session.Close()
+		d.release()
 	}
 	one.deliveries = nil
 }
@@ -131,11 +139,12 @@ func (c *hooks) close() {
 	}
 }
 
-// add makes a delivery available to the hook's connections.
+// add makes a delivery available to the hook's connections, and releases it when it is
+// no longer needed.
 func (one *hook) add(d *delivery) {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
-	one.deliveries = append(one.deliveries, d)
+	one.deliveries = append(one.deliveries, &received{delivery: d, fetched: map[string]bool{}})
 }
 
 // find returns an output of the hook's builds and the delivery that it belongs
@@ -145,16 +154,21 @@ func (one *hook) find(path string) (*delivery, *output) {
 	defer one.of.mu.Unlock()
 	for i := len(one.deliveries) - 1; i >= 0; i-- {
 		if out := one.deliveries[i].outputs[path]; out != nil {
-			return one.deliveries[i], out
+			return one.deliveries[i].delivery, out
 		}
 	}
 	return nil, nil
 }
 
-func (one *hook) fetched(out *output) {
+// fetched notes that the client has an output of a delivery.
+func (one *hook) fetched(d *delivery, path string) {
 	one.of.mu.Lock()
 	defer one.of.mu.Unlock()
-	out.fetched = true
+	for _, r := range one.deliveries {
+		if r.delivery == d {
+			r.fetched[path] = true
+		}
+	}
 }
 
 // settled reports whether the hook has fetched all it may want.
@@ -168,13 +182,30 @@ func (one *hook) settled() bool {
 func (one *hook) owed() int {
 	n := 0
 	for _, d := range one.deliveries {
-		for _, out := range d.outputs {
-			if !out.fetched {
-				n++
-			}
-		}
+		n += len(d.outputs) - len(d.fetched)
 	}
 	return n
+}
+
+// newDelivery returns a delivery without outputs that has one user.
+func newDelivery(builder string, session Builder) *delivery {
+	d := &delivery{builder: builder, session: session, outputs: map[string]*output{}}
+	d.users.Store(1)
+	return d
+}
+
+// retain adds a user.
+func (d *delivery) retain() *delivery {
+	d.users.Add(1)
+	return d
+}
+
+// release ends the use by one of its users. The last gives back what is held for it.
+func (d *delivery) release() {
+	if d.users.Add(-1) == 0 {
+		d.unpin()
+		d.session.Close()
+	}
 }
 
 // spooled reports whether all outputs are in the spool.

@@ -19,11 +19,31 @@ import (
 // storeDir is the store directory of builders and clients.
 const storeDir = "/nix/store"
 
+// perform has the placement's builder run a derivation and fetches what the client will
+// ask for next. A build may be silent for as long as it likes; but a builder that has
+// not even begun it may hang, and the user should know.
+func (s *supplier) perform(ctx context.Context, p *placement, r *daemon.BuildDerivation) (*daemon.BuildResult, *delivery, error) {
+	s.enter(PhaseBuilding)
+	begun := s.doing(p.builder, "has not begun the build")
+	defer begun()
+	result, err := p.session.BuildDerivation(ctx, r.DrvPath, r.Derivation, func(m daemon.Message) error {
+		begun()
+		return s.relay(m)
+	})
+	if err != nil || !result.Status.Success() {
+		return result, nil, err
+	}
+	s.enter(PhaseAnswering)
+	defer s.doing(p.builder, "returns outputs")()
+	d, err := s.collect(ctx, p, r.Derivation, result)
+	return result, d, err
+}
+
 // collect fetches what the client will ask for next: the path infos of the
 // outputs, and their NARs unless they are large. Once it returns, losing the
 // builder no longer matters for what is in the spool.
 func (s *supplier) collect(ctx context.Context, p *placement, drv *daemon.BasicDerivation, result *daemon.BuildResult) (*delivery, error) {
-	d := &delivery{builder: p.builder, session: p.session, outputs: map[string]*output{}}
+	d := newDelivery(p.builder, p.session)
 	for _, path := range outputPaths(drv, result) {
 		out, err := s.collectOne(ctx, p, path)
 		if err != nil {
@@ -49,6 +69,7 @@ func (s *supplier) collectOne(ctx context.Context, p *placement, path string) (*
 	}
 	pin, ok := s.server.opts.Spool.Pin(path)
 	if !ok {
+		s.enter(PhaseReturning)
 		pin, err = s.intoSpool(info, func(w io.Writer) error { return p.session.NARFromPath(ctx, path, w) })
 	}
 	switch {
@@ -112,7 +133,7 @@ func (s *session) narFromPath(r *daemon.NARFromPath) error {
 	if err := s.sendOutput(d, out); err != nil {
 		return err
 	}
-	s.hook.fetched(out)
+	s.hook.fetched(d, r.Path)
 	return nil
 }
 

@@ -44,7 +44,7 @@ func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, 
 	began := time.Now()
 	for pause := firstReplace; ; pause = min(2*pause, maxReplace) {
 		lease, err := s.server.opts.Scheduler.Acquire(ctx, r, func(w scheduler.Waiting) {
-			if err := s.say(w.String()); err != nil {
+			if err := s.waits(w); err != nil {
 				cancel(err)
 			}
 		})

@@ -16,7 +16,10 @@ import (
 )
 
 func TestWhatIsRecorded(t *testing.T) {
-	const waited = "x86_64-linux waited 0s"
+	const (
+		waited     = "x86_64-linux waited 0s"
+		dispatched = "dispatched after 0s"
+	)
 	failed := &daemon.BuildResult{Status: daemon.StatusPermanentFailure}
 	tests := map[string]struct {
 		options  daemontest.Options
@@ -24,19 +27,19 @@ func TestWhatIsRecorded(t *testing.T) {
 		patience time.Duration
 		want     []string
 	}{
-		"success": {want: []string{waited, `x86_64-linux ended on "b/one": Built`}},
+		"success": {want: []string{waited, dispatched, `x86_64-linux ended on "b/one": Built`}},
 		"failure": {
 			options: daemontest.Options{Build: func(context.Context, *daemontest.Build) *daemon.BuildResult { return failed }},
-			want:    []string{waited, `x86_64-linux ended on "b/one": PermanentFailure`},
+			want:    []string{waited, dispatched, `x86_64-linux ended on "b/one": PermanentFailure`},
 		},
 		"error of the builder": {
 			options: daemontest.Options{Before: on(daemon.OpBuildDerivation, daemontest.Refuse("no"))},
-			want:    []string{waited, `x86_64-linux ended on "b/one": Error`},
+			want:    []string{waited, dispatched, `x86_64-linux ended on "b/one": Error`},
 		},
 		"lost once": {
 			options: daemontest.Options{Before: daemontest.At(1, daemontest.HangUp)},
 			prepare: func(r *rig, m *machine) { r.use(m, newMachine(r.t, "two", daemontest.Options{})) },
-			want:    []string{waited, "left b/one: Building", waited, `x86_64-linux ended on "b/two": Built`},
+			want:    []string{waited, dispatched, "left b/one: Building", waited, `x86_64-linux ended on "b/two": Built`},
 		},
 		"waited": {
 			prepare: func(_ *rig, m *machine) { m.down(); time.AfterFunc(time.Minute, m.up) },
@@ -50,7 +53,7 @@ func TestWhatIsRecorded(t *testing.T) {
 		"left while building": {
 			options:  daemontest.Options{Before: on(daemon.OpBuildDerivation, daemontest.Silent)},
 			patience: time.Minute,
-			want:     []string{waited, `x86_64-linux ended on "b/one": ClientGone`},
+			want:     []string{waited, dispatched, `x86_64-linux ended on "b/one": ClientGone`},
 		},
 	}
 	for name, tc := range tests {

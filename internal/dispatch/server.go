@@ -47,6 +47,11 @@ type Limits struct {
 	// Stall bounds waiting for the next bytes of a client that keeps a slot or
 	// room in the spool from others; 5 min.
 	Stall time.Duration
+	// Silence is how long a build may say nothing, Duration how long it may take,
+	// and Log how many bytes of log it may write; zero means no limit. Only the time
+	// on the builder counts, without transfers.
+	Silence, Duration time.Duration
+	Log               uint64
 	// Attempts is how many builders one build may lose; 4.
 	Attempts int
 }
@@ -80,6 +85,7 @@ type Server struct {
 	limits Limits
 	log    *slog.Logger
 	hooks  *hooks
+	jobs   *jobs
 	tardy  tardiness
 
 	// running ends when Shutdown's time is up, draining when it begins.
@@ -102,6 +108,7 @@ func NewServer(opts Options) *Server {
 		limits:    opts.Limits.withDefaults(),
 		log:       opts.Logger,
 		hooks:     newHooks(),
+		jobs:      newJobs(),
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 	}

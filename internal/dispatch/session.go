@@ -6,6 +6,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -25,6 +26,8 @@ type session struct {
 	// ctx ends when the server is killed.
 	ctx context.Context
 
+	// client is the process that has started the hook, as far as is known.
+	client   string
 	hook     *hook
 	daemon   *daemon.Server
 	supplier *supplier
@@ -85,6 +88,7 @@ func (s *session) greet() (refusal, err error) {
 	}
 	s.log = s.log.With("line", header.Target.String(), "hook", header.Hook.PID)
 	s.log.Debug("Client connected", "namespace", header.Namespace, "hookStart", header.Hook.StartTime, "client", header.Client.PID)
+	s.client = fmt.Sprint(header.ClientKey())
 	class, refusal := s.server.opts.Classes.Lookup(header.Target)
 	s.daemon, err = daemon.Accept(ctx, s.conn, s.server.handshake())
 	if err != nil {

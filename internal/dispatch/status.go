@@ -99,7 +99,7 @@ func (s *Server) Status() Status {
 	status := Status{
 		Time: now, Version: s.opts.Version,
 		Draining: s.draining.Err() != nil, Connections: s.Connections(),
-		Builds: []BuildStatus{}, Builders: []BuilderStatus{},
+		Builds: s.jobs.status(), Builders: []BuilderStatus{},
 	}
 	running := map[string]int{}
 	for _, b := range status.Builds {

@@ -32,6 +32,8 @@ type Follower struct {
 	// gap is set once a message was missed. From then on, what belongs to activities
 	// of which the follower does not know is left out.
 	gap bool
+	// missed counts the lines that were missed.
+	missed int
 	// pending comes before the next message.
 	pending []daemon.Message
 }
@@ -88,6 +90,13 @@ func (f *Follower) Next(ctx context.Context) (daemon.Message, error) {
 	}
 }
 
+// Missed returns how many lines the follower was told to be missing.
+func (f *Follower) Missed() int {
+	f.journal.mu.Lock()
+	defer f.journal.mu.Unlock()
+	return f.missed
+}
+
 // behind reports whether there is a message to take. The lock is held.
 func (f *Follower) behind() bool { return f.next-f.journal.first < uint64(len(f.journal.entries)) }
 
@@ -141,6 +150,7 @@ func (f *Follower) leap() {
 	j := f.journal
 	f.gap = true
 	if missed := j.dropped - f.seen; missed > 0 {
+		f.missed += missed
 		f.pending = append(f.pending, missing(missed))
 	}
 	f.next, f.seen = j.first, j.dropped

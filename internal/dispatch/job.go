@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/journal"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/scheduler"
+)
+
+// job is one build in flight. It runs in a goroutine of its own until it has an outcome
+// or until nobody follows it any more.
+type job struct {
+	server   *Server
+	log      *slog.Logger
+	supplier *supplier
+	request  *daemon.BuildDerivation
+	need     scheduler.Request
+	journal  *journal.Journal
+	// identity is what equal builds share; empty if nobody may join.
+	identity string
+	began    time.Time
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	// Guarded by the lock of jobs: how many follow, and the outcome, which does not
+	// change once the journal is closed.
+	followers int
+	ended     bool
+	result    *daemon.BuildResult
+	delivery  *delivery
+	err       error
+
+	// The rest but now belongs to the job's goroutine.
+	limiter *limiter
+	// waited is set once the build had to wait for a slot.
+	waited bool
+	// setbacks has one entry for every builder that did not finish the build.
+	setbacks []setback
+
+	now progress
+}
+
+// progress is where a job is, for whoever asks.
+type progress struct {
+	mu      sync.Mutex
+	phase   Phase
+	since   time.Time
+	builder string
+	waiting string
+	lost    []string
+	// activity is the build on the builder, as its daemon calls it; zero without.
+	activity uint64
+}
+
+// newJob returns a job that run runs. It takes over the supplier.
+func newJob(server *Server, log *slog.Logger, s *supplier, r *daemon.BuildDerivation, need scheduler.Request) *job {
+	j := &job{
+		server: server, log: log.With("drv", r.DrvPath), supplier: s, request: r, need: need,
+		journal: journal.New(journal.Options{}), began: time.Now(),
+	}
+	j.ctx, j.cancel = context.WithCancelCause(server.running)
+	j.limiter = newLimiter(server.limits)
+	j.now.phase, j.now.since = PhaseQueued, j.began
+	s.log, s.say, s.waits, s.relay, s.enter = j.log, j.say, j.waits, j.relay, j.enter
+	return j
+}
+
+// follow adds a follower. The lock of jobs is held.
+func (j *job) follow() *journal.Follower {
+	j.followers++
+	return j.journal.Follow()
+}
+
+// run runs the job to its end.
+func (j *job) run() {
+	defer j.cancel(nil)
+	result, d, err := j.build()
+	j.server.opts.Recorder.Ended(j.need.Class, j.now.at(), outcome(result, err))
+	j.report(result, err)
+	j.supplier.release()
+	j.server.jobs.end(j, result, d, err)
+}
+
+// outcome puts the end of a build into one of a few words.
+func outcome(result *daemon.BuildResult, err error) string {
+	switch {
+	case errors.Is(err, daemon.ErrClientGone):
+		return "ClientGone"
+	case err != nil:
+		return "Error"
+	}
+	name, _, _ := strings.Cut(result.Status.String(), " ")
+	return name
+}
+
+// report logs how the build has ended.
+func (j *job) report(result *daemon.BuildResult, err error) {
+	log := j.log.With("builder", j.now.at(), "phase", j.now.is(), "seconds", time.Since(j.began).Seconds())
+	switch {
+	case errors.Is(err, daemon.ErrClientGone):
+		log.Info("Build was given up: nobody waits for it")
+	case err != nil:
+		log.Info("Build ended without a result", "error", err)
+	case result.Status.Success():
+		log.Info("Built", "status", result.Status.String())
+	default:
+		log.Info("Build failed", "status", result.Status.String(), "error", result.ErrorMessage)
+	}
+}
+
+// build places, transfers and builds, again and again while builders are lost. A build
+// that fails is a result, not an error.
+func (j *job) build() (*daemon.BuildResult, *delivery, error) {
+	for {
+		j.enter(PhaseQueued)
+		p, err := j.place()
+		if err != nil {
+			return nil, nil, j.afterSetbacks(err)
+		}
+		result, d, err := j.attempt(p)
+		again := j.judge(p, result, err)
+		j.leave(p, d)
+		if j.ctx.Err() != nil && err != nil {
+			return nil, nil, context.Cause(j.ctx)
+		}
+		if again == nil {
+			return j.conclude(p, result, err), d, j.afterSetbacks(notLimit(err))
+		}
+		j.note(*again)
+		if result, err := j.giveUp(p, *again); result != nil || err != nil {
+			return result, nil, err
+		}
+		if err := j.journal.StopActivities(j.ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// place returns where the build runs next: the builder that the upload has bound it to,
+// or one that the scheduler finds.
+func (j *job) place() (*placement, error) {
+	s := j.supplier
+	p := s.bound
+	if p == nil {
+		var err error
+		if p, err = s.place(j.ctx, j.need); err != nil {
+			return nil, err
+		}
+	}
+	s.bound = nil
+	if p.bound && !j.server.serves(p.builder, j.need.Class) {
+		p.release()
+		return nil, fmt.Errorf("the inputs are on builder %s, which cannot build for %s", p.builder, j.need.Class)
+	}
+	j.now.placed(p.builder)
+	j.log.Debug("Build has a builder", "builder", p.builder, "seconds", time.Since(j.began).Seconds())
+	if err := j.say(j.placed(p.builder)); err != nil {
+		p.release()
+		return nil, err
+	}
+	return p, nil
+}
+
+// placed is the line that tells the users which builder has the build. Nix itself shows
+// the dispatcher's address only.
+func (j *job) placed(builder string) string {
+	if n := len(j.setbacks); n > 0 {
+		return j.setbacks[n-1].String() + ": rebuilding on " + builder
+	}
+	return "building on " + builder
+}
+
+// attempt is one try on one builder: transfer, build, collect.
+func (j *job) attempt(p *placement) (*daemon.BuildResult, *delivery, error) {
+	ctx, cancel := context.WithCancelCause(j.ctx)
+	defer cancel(nil)
+	j.limiter.watch(p.builder, cancel)
+	defer j.limiter.rest()
+	s := j.supplier
+	j.enter(PhaseUploading)
+	if err := s.supply(ctx, p, s.needed(j.request.Derivation)); err != nil {
+		return nil, nil, err
+	}
+	result, d, err := s.perform(ctx, p, j.request)
+	if mayLackInputs(result, err) && j.collected(ctx, p) {
+		j.log.Info("Inputs were collected before the build began", "builder", p.builder)
+		j.enter(PhaseUploading)
+		if err := errors.Join(j.journal.StopActivities(ctx), s.supply(ctx, p, s.needed(j.request.Derivation))); err != nil {
+			return nil, nil, err
+		}
+		result, d, err = s.perform(ctx, p, j.request)
+	}
+	return result, d, err
+}
+
+// leave gives back the slot of an attempt, and its session unless outputs are still to
+// be fetched over it.
+func (j *job) leave(p *placement, d *delivery) {
+	if d == nil || d.spooled() {
+		// Nothing on the builder is needed any more, least of all a daemon that
+		// waits until the client leaves.
+		p.session.Close()
+	}
+	p.lease.Release()
+}
+
+// mayLackInputs reports whether a build may have failed for want of inputs. How a
+// daemon says so differs between versions, so this only rules out what it is not.
+func mayLackInputs(result *daemon.BuildResult, err error) bool {
+	var remote *daemon.RemoteError
+	if err != nil {
+		return errors.As(err, &remote)
+	}
+	switch result.Status {
+	case daemon.StatusDependencyFailed, daemon.StatusMiscFailure, daemon.StatusInputRejected, daemon.StatusNoSubstituters:
+		return true
+	}
+	return false
+}
+
+// collected reports whether the builder no longer has inputs that it had: what it
+// was not sent in this session its garbage collector may take before the build.
+func (j *job) collected(ctx context.Context, p *placement) bool {
+	paths := j.supplier.needed(j.request.Derivation)
+	valid, err := p.session.QueryValidPaths(ctx, paths, false, nil)
+	if err != nil {
+		return false // then the first error counts
+	}
+	p.has = make(map[string]bool, len(paths))
+	for _, path := range valid {
+		p.has[path] = true
+	}
+	return len(p.has) < len(distinct(paths))
+}
+
+// note records a builder that did not finish the build.
+func (j *job) note(s setback) {
+	text := "Builder was lost during a build"
+	if !s.lost {
+		text = "Builder has failed a build that another may do"
+	}
+	// It need not be the one that was to build: inputs may come from others.
+	j.log.Warn(text, "builder", s.builder, "phase", s.phase, "seconds", time.Since(j.began).Seconds(), "error", s.err)
+	j.server.opts.Recorder.FailedOver(s.builder, string(s.phase))
+	var lost *fleet.LostError
+	if errors.As(s.err, &lost) && breaksProtocol(lost) {
+		j.server.opts.Recorder.BrokeProtocol(SideBuilder)
+	}
+	j.setbacks = append(j.setbacks, s)
+	j.need.Avoid = append(j.need.Avoid, s.builder)
+	j.now.failed(s.builder)
+}
