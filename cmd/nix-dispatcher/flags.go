@@ -46,6 +46,7 @@ type options struct {
 	shutdownTimeout duration
 
 	metricsAddress string
+	statusAddress  string
 
 	logLevel  level
 	logFormat string
@@ -123,6 +124,7 @@ func (o *options) flagSet() *flag.FlagSet {
 	flags.Var(&o.shutdownTimeout, "shutdown-timeout", "longest `time` to let builds finish after SIGTERM")
 
 	flags.StringVar(&o.metricsAddress, "metrics-address", "", "`address` to serve /metrics on, such as :9464; empty for nowhere")
+	flags.StringVar(&o.statusAddress, "status-address", "", "loopback `address` to serve the status page on, such as 127.0.0.1:9465; empty for nowhere")
 
 	flags.Var(&o.logLevel, "log-level", "least `level` to log: debug, info (the default), warn, error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
@@ -139,6 +141,8 @@ func (o options) check() error {
 		return errors.New("timeouts must be positive")
 	case o.clientPath != "" && !filepath.IsAbs(o.clientPath) || o.clientPath == "" && !filepath.IsAbs(o.volume):
 		return errors.New("the shared directory needs an absolute path: clients are given it")
+	case o.statusAddress != "":
+		return checkLoopback(o.statusAddress)
 	}
 	return nil
 }

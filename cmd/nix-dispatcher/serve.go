@@ -17,6 +17,7 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/clientdir"
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/metrics"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/statuspage"
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
@@ -25,7 +26,7 @@ import (
 
 // serve runs a dispatcher until ctx ends, and then lets builds finish.
 func serve(ctx context.Context, o options) (err error) {
-	log := o.logger()
+	started, log := time.Now(), o.logger()
 	if err := o.checkFiles(); err != nil {
 		return err
 	}
@@ -65,11 +66,13 @@ func serve(ctx context.Context, o options) (err error) {
 		Version:   version.String(),
 		Logger:    log,
 	})
-	stopMetrics, err := serveMetrics(o.metricsAddress, registry, log)
+	stopObservers, err := serveObservers(o, registry, statuspage.Sources{
+		Started: started, Server: server, Ledger: ledger, Spool: store,
+	}, log)
 	if err != nil {
 		return err
 	}
-	defer stopMetrics()
+	defer stopObservers()
 	// Builders are followed as long as builds run, also after SIGTERM.
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	documents := inventory.Watch(following, o.builders, inventory.WatchOptions{
