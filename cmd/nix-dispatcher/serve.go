@@ -93,9 +93,14 @@ func newFleet(o options, ledger *scheduler.Local, log *slog.Logger) *fleet.Fleet
 		Dial:        fleet.DialSSH(fleet.SSHOptions{KeysDir: o.keysDir, IdentityFile: o.identityFile, KnownHosts: o.knownHosts}),
 		OnChange:    ledger.Update,
 		OpenTimeout: time.Duration(o.openTimeout),
+		Jitter:      firstJitter,
 		Logger:      log,
 	})
 }
+
+// firstJitter spreads the first connections of dispatchers that start at once: sshd
+// drops some of ten or more that have not logged in.
+const firstJitter = 100 * time.Millisecond
 
 // builderPatience is how long clients wait in the socket's queue for a first list of
 // builders.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -241,12 +242,38 @@ func (s *Session) CloseWrite() error { return s.stdin.Close() }
 // awaited.
 func (s *Session) Close() error {
 	s.closed.Do(func() {
-		_ = s.stdout.Close()
-		_ = s.stdin.CloseWithError(io.ErrClosedPipe)
+		s.detach()
 		s.conn.discard(s.channel)
 	})
 	return nil
 }
+
+// CloseAfter closes this side of the session now, as Close does, and the peer's
+// after d. Until then the command runs on with its input open, and what it writes
+// is thrown away.
+func (s *Session) CloseAfter(d time.Duration) {
+	s.closed.Do(func() {
+		s.detach()
+		s.conn.spawn(func() {
+			timer := time.NewTimer(d)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-s.conn.done:
+			}
+			_ = s.channel.Close()
+		})
+	})
+}
+
+// detach ends blocked calls.
+func (s *Session) detach() {
+	_ = s.stdout.Close()
+	_ = s.stdin.CloseWithError(io.ErrClosedPipe)
+}
+
+// Ended is closed when the peer has ended the session, or the connection has.
+func (s *Session) Ended() <-chan struct{} { return s.ended }
 
 // Stderr is the end of what the command wrote to standard error so far: at most
 // 4 KiB, as the peer sent it. Show it through [Printable].

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -66,6 +67,9 @@ type Options struct {
 	// OpenTimeout bounds connecting to a builder and opening a session on it,
 	// separately; 15 s if zero.
 	OpenTimeout time.Duration
+	// Jitter delays the first connection to each builder by up to that much, so that
+	// dispatchers that start at once do not arrive at once. None if zero.
+	Jitter time.Duration
 	// Logger is told of connections made and lost.
 	Logger *slog.Logger
 }
@@ -76,6 +80,10 @@ type Fleet struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	// spawning guards ended, after which no goroutine is started.
+	spawning sync.Mutex
+	ended    bool
 
 	// publishing orders the calls of OnChange.
 	publishing sync.Mutex
@@ -120,16 +128,37 @@ func (f *Fleet) Update(doc inventory.Document) {
 	f.publish()
 }
 
-// Open opens a session on the builder. The error is a *LostError, or the cause
+// spawn runs f in a goroutine that Close waits for. It reports false, and does
+// nothing, once Close was called.
+func (f *Fleet) spawn(work func()) bool {
+	f.spawning.Lock()
+	defer f.spawning.Unlock()
+	if f.ended {
+		return false
+	}
+	f.wg.Go(work)
+	return true
+}
+
+// Open opens a session on the builder, for a build. The error is a *LostError, or the cause
 // of ctx's end.
 func (f *Fleet) Open(ctx context.Context, id string) (*Session, error) {
-	f.mu.Lock()
-	h := f.hosts[id]
-	f.mu.Unlock()
+	h := f.host(id)
 	if h == nil {
 		return nil, &LostError{Builder: id, Err: errGone}
 	}
 	return h.open(ctx)
+}
+
+// OpenBulk opens a session for a transfer, on a connection of its own as far as the
+// builder admits one. It waits while as many transfers run as a builder gets; Close
+// lets the next one in.
+func (f *Fleet) OpenBulk(ctx context.Context, id string) (*Session, error) {
+	h := f.host(id)
+	if h == nil {
+		return nil, &LostError{Builder: id, Err: errGone}
+	}
+	return h.openBulk(ctx)
 }
 
 // Builders returns the builders as the scheduler sees them, in order of ID.
@@ -166,6 +195,9 @@ func (f *Fleet) Close() {
 		h.retire()
 	}
 	f.cancel()
+	f.spawning.Lock()
+	f.ended = true
+	f.spawning.Unlock()
 	f.wg.Wait()
 }
 
@@ -217,6 +249,21 @@ func (e *LostError) Error() string {
 }
 
 func (e *LostError) Unwrap() error { return e.Err }
+
+// Silent reports whether the loss was silence: nobody has said that the builder's
+// end is closed, so what ran there may still run.
+func (e *LostError) Silent() bool {
+	switch sshconn.KindOf(e.Err) {
+	case sshconn.KindKeepalive, sshconn.KindTimeout, sshconn.KindSilent, sshconn.KindStalled:
+		return true
+	}
+	for _, silence := range []error{errSilent, context.DeadlineExceeded, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+		if errors.Is(e.Err, silence) {
+			return true
+		}
+	}
+	return false
+}
 
 // Brief says what happened in a few words, for people who wait for a build.
 func (e *LostError) Brief() string {

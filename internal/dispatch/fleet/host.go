@@ -15,10 +15,6 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 )
 
-// idleAge is how long a session without work stays usable, on both sides: a
-// daemon process on the builder waits with it.
-const idleAge = time.Minute
-
 var (
 	errGone   = errors.New("it is no longer in the list of builders")
 	errSilent = errors.New("no answer in time")
@@ -42,9 +38,21 @@ type host struct {
 	redialling bool
 	links      []*link
 	dialing    *dialing
-	// idle holds open sessions without work, the freshest last.
-	idle    []*Session
-	retired bool
+	pool       pool
+	retired    bool
+	// learned is how many sessions the builder has admitted on a connection, as of
+	// learnedAt; zero if it has refused none.
+	learned   int
+	learnedAt time.Time
+
+	// handshakes has room for as many connections as may be being made.
+	handshakes chan struct{}
+	// begun is set with the first connection.
+	begun bool
+	bulk  bulk
+	keep  keeping
+	// unheldOnce is for the warning that the builder holds nothing.
+	unheldOnce sync.Once
 }
 
 // outage is a builder being down as seen from here.
@@ -54,12 +62,6 @@ type outage struct {
 	since time.Time
 }
 
-// dialing is an attempt to connect that any number of sessions wait for.
-type dialing struct {
-	done chan struct{}
-	err  error
-}
-
 func newHost(f *Fleet, endpoint inventory.Endpoint) *host {
 	h := &host{
 		fleet:    f,
@@ -67,7 +69,10 @@ func newHost(f *Fleet, endpoint inventory.Endpoint) *host {
 		log:      f.opts.Logger.With("builder", endpoint.ID()),
 		kick:     make(chan struct{}, 1),
 		endpoint: endpoint,
+
+		handshakes: make(chan struct{}, maxHandshakes),
 	}
+	h.bulk.slots = make(chan struct{}, bulkSlots)
 	h.ctx, h.cancel = context.WithCancel(f.ctx)
 	return h
 }
@@ -135,64 +140,12 @@ func (h *host) builder() scheduler.Builder {
 	return b
 }
 
-// open returns a session: an idle one, one on a connection with room, or one on
-// a new connection.
-func (h *host) open(ctx context.Context) (*Session, error) {
-	for {
-		h.mu.Lock()
-		var unusable error
-		switch {
-		case h.retired:
-			unusable = errGone
-		case h.outage != nil:
-			unusable = h.outage.err
-		}
-		if unusable != nil {
-			h.mu.Unlock()
-			return nil, &LostError{Builder: h.id, Err: unusable}
-		}
-		if s := h.takeIdle(); s != nil {
-			h.mu.Unlock()
-			return s, nil
-		}
-		if l := h.roomyLink(); l != nil {
-			h.mu.Unlock()
-			s, err := l.open(ctx)
-			if errors.Is(err, errLinkFull) {
-				continue
-			}
-			return s, err
-		}
-		d := h.dial()
-		h.mu.Unlock()
-		select {
-		case <-d.done:
-			if d.err != nil {
-				return nil, &LostError{Builder: h.id, Err: d.err}
-			}
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// takeIdle returns the freshest idle session, or nil. The lock is held.
-func (h *host) takeIdle() *Session {
-	n := len(h.idle)
-	if n == 0 {
-		return nil
-	}
-	s := h.idle[n-1]
-	h.idle = h.idle[:n-1]
-	s.expiry.Stop()
-	return s
-}
-
 // roomyLink counts one more session on a connection that has room and returns
 // it, or nil. The lock is held.
 func (h *host) roomyLink() *link {
+	now := time.Now()
 	for _, l := range h.links {
-		if l.sessions < l.limit {
+		if l.sessions < min(l.limit, h.sessionLimit()) && !now.Before(l.fullUntil) {
 			l.sessions++
 			return l
 		}
@@ -200,97 +153,12 @@ func (h *host) roomyLink() *link {
 	return nil
 }
 
-// dial starts an attempt to connect, or joins the one under way. The attempt
-// belongs to the host: no one who waits can abort it for the others. The lock is
-// held, and the host is not retired.
-func (h *host) dial() *dialing {
-	if h.dialing != nil {
-		return h.dialing
+// sessionLimit is how many sessions one connection gets. The lock is held.
+func (h *host) sessionLimit() int {
+	if h.learned > 0 && time.Since(h.learnedAt) < linkAge {
+		return h.learned
 	}
-	d := &dialing{done: make(chan struct{})}
-	h.dialing = d
-	h.fleet.wg.Go(func() {
-		err := h.connect()
-		h.mu.Lock()
-		d.err = err
-		h.dialing = nil
-		h.mu.Unlock()
-		if err != nil {
-			h.fail(err)
-		}
-		close(d.done)
-	})
-	return d
-}
-
-// connect makes a connection, proves it by opening a session that is trusted,
-// and keeps both.
-func (h *host) connect() error {
-	h.mu.Lock()
-	endpoint := h.endpoint
-	h.mu.Unlock()
-	timeout := h.fleet.opts.OpenTimeout
-	ctx, cancel := context.WithTimeoutCause(h.ctx, timeout, errSilent)
-	defer cancel()
-	conn, err := h.fleet.opts.Dial(ctx, endpoint)
-	if err != nil {
-		return err
-	}
-	l := &link{host: h, conn: conn, sessions: 1, limit: sessionsPerLink}
-	s, err := l.prove(ctx)
-	if err != nil {
-		l.close()
-		return err
-	}
-	h.mu.Lock()
-	if h.retired {
-		h.mu.Unlock()
-		l.close()
-		return errGone
-	}
-	recovered := h.outage
-	h.outage = nil
-	h.links = append(h.links, l)
-	h.keepIdle(s)
-	h.fleet.wg.Go(l.watch)
-	h.mu.Unlock()
-	peer := s.client.Peer()
-	h.log.Info("Connected to builder", "nix", peer.DaemonVersion, "protocol", peer.Version.String())
-	if recovered != nil {
-		h.fleet.publish()
-	}
-	return nil
-}
-
-// keepIdle puts a session that has done its work where open finds it. The lock
-// is held.
-func (h *host) keepIdle(s *Session) {
-	s.expiry = time.AfterFunc(idleAge, func() {
-		h.mu.Lock()
-		for i, other := range h.idle {
-			if other == s {
-				h.idle = append(h.idle[:i:i], h.idle[i+1:]...)
-				h.mu.Unlock()
-				s.discard()
-				return
-			}
-		}
-		h.mu.Unlock()
-	})
-	h.idle = append(h.idle, s)
-}
-
-// dropIdle closes the idle sessions: after one session has ended unexpectedly,
-// the others are not to be relied on.
-func (h *host) dropIdle() {
-	h.mu.Lock()
-	idle := h.idle
-	h.idle = nil
-	h.mu.Unlock()
-	for _, s := range idle {
-		s.expiry.Stop()
-		s.discard()
-	}
+	return sessionsPerLink
 }
 
 // fail marks the builder down because of err and begins to redial.
@@ -306,8 +174,7 @@ func (h *host) fail(err error) {
 		h.log.Warn("Builder is down", "error", err)
 	}
 	if !h.redialling {
-		h.redialling = true
-		h.fleet.wg.Go(h.redial)
+		h.redialling = h.fleet.spawn(h.redial)
 	}
 	h.outage.err = err
 	h.outage.words = describe(err)
@@ -322,7 +189,7 @@ func (h *host) retire() {
 	h.dropIdle()
 	h.mu.Lock()
 	h.retired = true
-	var unused []*link
+	unused := h.bulk.drain()
 	for _, l := range h.links {
 		if l.sessions == 0 {
 			unused = append(unused, l)
@@ -330,6 +197,7 @@ func (h *host) retire() {
 	}
 	h.mu.Unlock()
 	h.dropIdle() // one may have come between
+	h.doubt()
 	for _, l := range unused {
 		l.close()
 	}

@@ -18,11 +18,13 @@ import (
 
 const (
 	// sessionsPerLink is how many sessions one connection gets at most. OpenSSH
-	// admits ten unless configured otherwise (MaxSessions); a lower limit is
-	// learned from its refusals.
-	sessionsPerLink = 8
+	// admits ten unless configured otherwise (MaxSessions), and counts one for a
+	// moment after it has ended; a lower limit is learned from its refusals.
+	sessionsPerLink = 9
 	// linkAge is how long a connection without sessions is kept.
 	linkAge = 10 * time.Minute
+	// endingTime is how long a session that has ended may count on the builder.
+	endingTime = 2 * time.Second
 )
 
 var (
@@ -53,6 +55,11 @@ type link struct {
 	unused *time.Timer
 	// closing is set before we close the connection ourselves.
 	closing bool
+	// fullUntil is until when no session is opened after a refusal, lastEnd when a
+	// session ended last.
+	fullUntil, lastEnd time.Time
+	// bulk is set for connections of transfers.
+	bulk bool
 }
 
 // open opens a session on a link that has counted it already. A builder that
@@ -87,16 +94,24 @@ func (l *link) giveUp() {
 }
 
 // uncount takes back one session. If it was refused while others exist, that is
-// how many the builder admits, and uncount reports true.
+// how many the builder admits, unless one of them has just ended, and uncount
+// reports true.
 func (l *link) uncount(refused bool) bool {
 	h := l.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l.sessions--
-	if refused && l.sessions > 0 {
-		l.limit = l.sessions
+	now := time.Now()
+	if refused && (l.sessions > 0 || now.Sub(l.lastEnd) < endingTime) {
+		if now.Sub(l.lastEnd) < endingTime {
+			l.fullUntil = now.Add(endingTime)
+		} else {
+			l.limit = l.sessions
+			h.learned, h.learnedAt = l.sessions, now
+		}
 		return true
 	}
+	l.lastEnd = now
 	l.closeWhenUnused()
 	return false
 }
@@ -108,7 +123,8 @@ func (l *link) start(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := daemon.NewClient(ctx, stream, daemon.ClientOptions{})
+	s := &Session{host: h, link: l, line: &line{Stream: stream}, born: time.Now(), closed: make(chan struct{})}
+	s.client, err = daemon.NewClient(ctx, s.line, daemon.ClientOptions{})
 	if err != nil {
 		text := sshconn.Printable(stream.Stderr())
 		stream.Close()
@@ -120,16 +136,11 @@ func (l *link) start(ctx context.Context) (*Session, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", errDaemon, err)
 	}
-	s := &Session{host: h, link: l, client: client, stream: stream}
-	if client.Peer().Trust == daemon.NotTrusted {
+	if s.client.Peer().Trust == daemon.NotTrusted {
 		stream.Close()
 		return nil, &NotTrustedError{User: h.user()}
 	}
-	// The stream is closed, not the client: unlike the client it may be in use.
-	s.close = sync.OnceFunc(func() {
-		stream.Close()
-		l.uncount(false)
-	})
+	s.end = sync.OnceFunc(s.hangUp)
 	return s, nil
 }
 
@@ -146,7 +157,7 @@ func (l *link) prove(ctx context.Context) (*Session, error) {
 	}
 	// The refusal ends the connection, so the test has a session of its own.
 	err = s.client.BuildPaths(ctx, nil, daemon.BuildRepair, nil)
-	s.stream.Close()
+	s.line.Close()
 	var remote *daemon.RemoteError
 	if errors.As(err, &remote) {
 		if strings.Contains(remote.Message, "trusted-users") {
@@ -185,19 +196,18 @@ func (l *link) watch() {
 	}
 	h := l.host
 	h.mu.Lock()
-	for i, other := range h.links {
-		if other == l {
-			h.links = append(h.links[:i:i], h.links[i+1:]...)
-			break
-		}
-	}
+	h.links = without(h.links, l)
+	h.bulk.remove(l)
 	if l.unused != nil {
 		l.unused.Stop()
 	}
 	expected := l.closing
 	l.closing = true
+	// The loss of a transfer is told by its session; whether the builder is down,
+	// by the connection beside it.
+	down := !expected && (!l.bulk || len(h.links) == 0)
 	h.mu.Unlock()
-	if !expected {
+	if down {
 		h.fail(l.conn.Err())
 	}
 }
@@ -215,7 +225,7 @@ func (l *link) close() {
 // closeWhenUnused closes a connection that has had no session for a while, or,
 // if it can get no more, now. The host's lock is held.
 func (l *link) closeWhenUnused() {
-	if l.sessions > 0 || l.closing {
+	if l.sessions > 0 || l.closing || l.bulk {
 		return
 	}
 	wait := linkAge

@@ -21,6 +21,9 @@ const (
 	// later penalise an address for these, and with it everybody behind it.
 	refusedPause    = 30 * time.Second
 	maxRefusedPause = 5 * time.Minute
+	// turnedAwayPause is the shortest pause after a builder has turned away every
+	// connection of a series.
+	turnedAwayPause = 2 * time.Second
 )
 
 // redial connects again until it succeeds or the host is retired.
@@ -76,8 +79,11 @@ func (h *host) sleep(wait time.Duration, listedDown bool) bool {
 // the dispatchers of a cluster do not come back all at once.
 func pause(failures int, last error) time.Duration {
 	first, limit := firstPause, maxPause
-	if refused(last) {
+	switch {
+	case refused(last):
 		first, limit = refusedPause, maxRefusedPause
+	case sshconn.KindOf(last) == sshconn.KindTurnedAway:
+		first = turnedAwayPause
 	}
 	d := min(first<<min(failures, 16), limit)
 	return d/2 + rand.N(d)
@@ -86,10 +92,10 @@ func pause(failures int, last error) time.Duration {
 // refused reports whether trying again soon makes matters worse.
 func refused(err error) bool {
 	switch sshconn.KindOf(err) {
-	case sshconn.KindAuthRefused, sshconn.KindAuthDropped, sshconn.KindTurnedAway:
+	case sshconn.KindAuthRefused, sshconn.KindAuthDropped:
 		return true
 	}
-	return false
+	return penalised(err)
 }
 
 // describe says in a few words why a builder is down.
@@ -108,6 +114,8 @@ func describe(err error) string {
 		return "has no usable key"
 	case kind == sshconn.KindRefused:
 		return "refuses connections"
+	case kind == sshconn.KindTurnedAway:
+		return "turns connections away"
 	case kind == sshconn.KindAuthRefused:
 		return "refuses the login"
 	case errors.Is(err, errHostKey), kind == sshconn.KindHostKeyUnknown:

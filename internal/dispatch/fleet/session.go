@@ -39,8 +39,20 @@ type Session struct {
 	host   *host
 	link   *link
 	client *daemon.Client
-	stream Stream
-	close  func()
+	line   *line
+	// born is when the session was opened, builds how many it has served, failed
+	// whether any call has failed.
+	born   time.Time
+	builds int
+	failed bool
+	// count is what the session counts among those in use; the host's lock guards
+	// it.
+	count int
+	// release, unless nil, gives back what the session has taken beside itself.
+	release func()
+	// end hangs up, once; closed is closed when the builder has ended the session.
+	end    func()
+	closed chan struct{}
 	// expiry ends the session when it has been idle for too long.
 	expiry *time.Timer
 }
@@ -48,30 +60,80 @@ type Session struct {
 // Builder is the ID of the builder.
 func (s *Session) Builder() string { return s.host.id }
 
-// Close ends the session; what the daemon does for it is interrupted. Further
-// calls do nothing.
-func (s *Session) Close() { s.close() }
+// Close ends the session; what the daemon does for it is interrupted. It does not
+// block. A build that is interrupted in its first moments is hung up on only after
+// them, because the daemon would miss it; until Closed tells, it may still run.
+// Further calls do nothing.
+func (s *Session) Close() {
+	s.end()
+	s.host.refill()
+}
+
+// Closed is closed some time after Close or Reuse: when the builder has ended the
+// session, or has not told so in time.
+func (s *Session) Closed() <-chan struct{} { return s.closed }
 
 // discard closes a session that nobody uses.
-func (s *Session) discard() { s.close() }
+func (s *Session) discard() { s.end() }
 
-// Keep gives a session back that has only answered questions, for use by
-// another. A session that has failed is closed by it.
-func (s *Session) Keep() {
+// hangUp closes the stream and takes the session off the books, of its connection
+// when the builder has ended it.
+func (s *Session) hangUp() {
 	h := s.host
+	_ = s.line.Close()
 	h.mu.Lock()
-	keep := !h.retired && h.outage == nil && len(h.idle) < maxIdle
-	if keep {
-		h.keepIdle(s)
-	}
+	h.pool.count(-s.count)
+	s.count = 0
 	h.mu.Unlock()
-	if !keep {
-		s.discard()
+	if s.release != nil {
+		s.release()
+	}
+	if s.link.bulk {
+		h.warm(s.link)
+	}
+	told, limit := s.line.ended()
+	settle := func() {
+		s.settle()
+		close(s.closed)
+	}
+	if told == nil && limit == 0 || !h.fleet.spawn(func() {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-told:
+		case <-timer.C:
+		case <-h.fleet.ctx.Done():
+		}
+		settle()
+	}) {
+		settle()
 	}
 }
 
-// maxIdle bounds the idle sessions per builder.
-const maxIdle = 2
+// settle takes an ended session off the books of its connection.
+func (s *Session) settle() {
+	if !s.link.bulk {
+		s.link.uncount(false)
+	}
+}
+
+// Keep gives a session back that has only answered questions, for use by another.
+// A session that has failed, or is too old, is closed by it.
+func (s *Session) Keep() { s.Reuse() }
+
+// Reuse gives a session back whose last call has ended, for another build. One that
+// has failed, or has served for long enough, is closed by it. The caller may rely
+// on nothing that the session has kept from garbage collection.
+func (s *Session) Reuse() {
+	if s.link.bulk || !s.host.giveBack(s) {
+		s.Close()
+	}
+}
+
+// fit reports whether the session may serve once more.
+func (s *Session) fit() bool {
+	return !s.failed && s.client.Usable() && !s.line.gone() && s.builds < reuseBuilds && time.Since(s.born) < reuseAge
+}
 
 // QueryValidPaths returns those of paths that the builder has. With substitute
 // it first fetches what its substituters have, which may take any time as long as
@@ -116,14 +178,66 @@ func (s *Session) QueryPathInfo(ctx context.Context, path string) (*daemon.PathI
 	return info, found, err
 }
 
+// holdPaths keeps paths as long as the session lives and returns which are there.
+// Where the daemon refuses to keep them, there is an answer and its error.
+func (s *Session) holdPaths(ctx context.Context, paths []string) ([]string, error) {
+	var valid []string
+	err := s.within(ctx, answerTimeout, nil, func(ctx context.Context) (err error) {
+		valid, err = s.client.HoldPaths(ctx, paths, nil)
+		return err
+	})
+	return valid, err
+}
+
+// queryPathInfos returns what the builder knows of paths, nil for those that it
+// does not have.
+func (s *Session) queryPathInfos(ctx context.Context, paths []string) ([]*daemon.PathInfo, error) {
+	var infos []*daemon.PathInfo
+	err := s.within(ctx, answerTimeout, nil, func(ctx context.Context) (err error) {
+		infos, err = s.client.QueryPathInfos(ctx, paths, nil)
+		return err
+	})
+	return infos, err
+}
+
 // BuildDerivation builds. It has no time limit of its own.
 func (s *Session) BuildDerivation(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink) (*daemon.BuildResult, error) {
 	var result *daemon.BuildResult
 	var own failure
+	s.builds++
+	done := s.line.build()
 	err := s.within(ctx, 0, &own, func(ctx context.Context) (err error) {
 		result, err = s.client.BuildDerivation(ctx, drvPath, drv, daemon.BuildNormal, own.sink(sink))
 		return err
 	})
+	if err == nil {
+		done()
+	}
+	return result, err
+}
+
+// BuildOutputs builds and fetches the outputs whose paths are given, as the method
+// of daemon.Client explains. It has no time limit of its own.
+func (s *Session) BuildOutputs(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink,
+	outputs []string, take func(daemon.PathInfo) (io.Writer, error),
+) (*daemon.BuildResult, error) {
+	var result *daemon.BuildResult
+	var own failure
+	s.builds++
+	done := s.line.build()
+	err := s.within(ctx, 0, &own, func(ctx context.Context) (err error) {
+		result, err = s.client.BuildOutputs(ctx, drvPath, drv, daemon.BuildNormal, own.sink(sink), outputs, func(info daemon.PathInfo) (io.Writer, error) {
+			w, err := take(info)
+			if err != nil {
+				return nil, own.set(err)
+			}
+			return own.writer(w), nil
+		})
+		return err
+	})
+	if err == nil {
+		done()
+	}
 	return result, err
 }
 
@@ -182,6 +296,7 @@ func (s *Session) judge(ctx, calling context.Context, own *failure, err error) e
 	if err == nil {
 		return nil
 	}
+	s.failed = true
 	var remote *daemon.RemoteError
 	switch {
 	case own != nil && own.get() != nil:
@@ -197,5 +312,5 @@ func (s *Session) judge(ctx, calling context.Context, own *failure, err error) e
 	default:
 		s.host.dropIdle()
 	}
-	return &LostError{Builder: s.host.id, Err: err, Stderr: sshconn.Printable(s.stream.Stderr())}
+	return &LostError{Builder: s.host.id, Err: err, Stderr: sshconn.Printable(s.line.Stderr())}
 }

@@ -266,7 +266,7 @@ func TestDaemonThatDoesNotStart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		m := newMachine(t, daemontest.Options{})
 		f, n := newFleet(t, m)
-		open(t, f).Close() // takes the session of the first handshake
+		defer open(t, f).Close() // takes the session of the first handshake
 		m.broken = true
 		_, err := f.Open(t.Context(), "b/one")
 		lost(t, err, errDaemon)

@@ -58,6 +58,9 @@ type Client struct {
 // Peer returns what the daemon said in the handshake.
 func (c *Client) Peer() Peer { return c.peer }
 
+// Usable reports whether further operations can be asked for.
+func (c *Client) Usable() bool { return c.broken == nil }
+
 // Close closes the connection. Daemons take that as the end of the session and
 // stop what it still runs.
 func (c *Client) Close() error {
