@@ -45,7 +45,8 @@ func (e *MissingOutputError) Error() string {
 // The connection can be used again after a success only. A build that fails is a
 // result, not an error; but the answers behind it stay unread, so the connection
 // is closed, as it is after any error, that of the daemon included. A success
-// without one of the outputs is a *MissingOutputError.
+// without one of the outputs is a *MissingOutputError. An error that comes after the
+// result is returned along with it.
 func (c *Client) BuildOutputs(ctx context.Context, drvPath string, drv *BasicDerivation, mode BuildMode, sink MessageSink,
 	outputs []string, take func(PathInfo) (io.Writer, error),
 ) (*BuildResult, error) {
@@ -77,10 +78,7 @@ func (c *Client) BuildOutputs(ctx context.Context, drvPath string, drv *BasicDer
 			}
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	return result, nil
+	return result, err
 }
 
 // askBuild buffers the request of BuildDerivation.

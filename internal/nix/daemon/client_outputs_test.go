@@ -190,6 +190,9 @@ func TestBuildOutputsEndsTheConnection(t *testing.T) {
 			switch {
 			case tc.check != nil:
 				tc.check(t, err)
+				if afterResult := strings.HasPrefix(tc.answer, built); (result != nil) != afterResult {
+					t.Errorf("result %+v, want it along with the error: %t", result, afterResult)
+				}
 			case err != nil || result.Status != tc.status:
 				t.Errorf("result %+v, %v, want %s", result, err, tc.status)
 			}
