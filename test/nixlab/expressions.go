@@ -107,3 +107,10 @@ var graph string
 func Graph(name string, seconds float64) string {
 	return strings.NewReplacer("@name@", name, "@seconds@", fmt.Sprintf("%g", seconds)).Replace(graph)
 }
+
+// Gated builds, once it has said so in its log, only when the file is there on
+// its builder. It needs the result of another build.
+func Gated(name, file string) string {
+	needed := derivation(name+"-needed", "echo needed > $out", "")
+	return derivation(name, fmt.Sprintf("cat $needed; echo waiting at the gate; until [ -e %s ]; do sleep 0.1; done; cat $needed > $out", file), "needed = "+needed+";")
+}

@@ -30,6 +30,7 @@ func TestExpressions(t *testing.T) {
 		"failing":       {expression: nixlab.Failing("failing", "cannot go on", 7), wantStatus: 1, wantLog: "cannot go on"},
 		"fixed output":  {expression: nixlab.FixedOutput("fixed"), wantPaths: 1},
 		"sleeping":      {expression: nixlab.Sleeping("sleeping", 0.1), wantLog: "started", wantPaths: 1},
+		"gated":         {expression: nixlab.Gated("gated", "/dev/null"), wantLog: "at the gate", wantPaths: 1},
 		"feature":       {expression: nixlab.NeedingFeature("feature", "kvm"), wantPaths: 1},
 		"parallel":      {expression: nixlab.Parallel("parallel", 3, nixlab.Trivial), wantPaths: 3},
 		"graph":         {expression: nixlab.Graph("graph", 0), wantLog: "compiling library a", wantPaths: 1},
