@@ -6,10 +6,7 @@ package scheduler
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -202,73 +199,4 @@ func TestAcquireOfEndedContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	lease.Release()
-}
-
-// TestSlotsUnderLoad has many requests come, go and give up while the builders
-// change, and checks that no builder ever has too many and that nothing is lost.
-func TestSlotsUnderLoad(t *testing.T) {
-	t.Parallel()
-	l := NewLocal(LocalOptions{Interval: time.Millisecond})
-	all := []Builder{linux("a", slots(1)), linux("b", slots(3)), linux("c", slots(2))}
-	limits := map[string]int{"a": 1, "b": 3, "c": 2}
-	l.Update(all)
-	var mu sync.Mutex
-	counts := map[string]int{}
-	count := func(id string, n int) {
-		mu.Lock()
-		defer mu.Unlock()
-		if counts[id] += n; counts[id] > limits[id] {
-			t.Errorf("%d builds on %s, which has %d slots", counts[id], id, limits[id])
-		}
-	}
-	var wg sync.WaitGroup
-	for i := range 40 {
-		wg.Go(func() {
-			random := rand.New(rand.NewPCG(1, uint64(i)))
-			for range 50 {
-				ctx, cancel := context.WithCancel(t.Context())
-				if random.IntN(3) == 0 {
-					time.AfterFunc(time.Duration(random.IntN(200))*time.Microsecond, cancel)
-				}
-				r := anyLinux
-				r.Key = fmt.Sprint(random.IntN(10))
-				lease, err := l.Acquire(ctx, r, func(Waiting) {})
-				if err == nil {
-					count(lease.Builder, 1)
-					count(lease.Builder, -1)
-					go lease.Release()
-					lease.Release()
-				}
-				cancel()
-			}
-		})
-	}
-	stop := make(chan struct{})
-	changed := make(chan struct{})
-	go func() {
-		defer close(changed)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				builders := slices.Clone(all)
-				if i%3 > 0 {
-					builders[i%3].Down = "unreachable"
-				}
-				l.Update(builders)
-			}
-		}
-	}()
-	wg.Wait()
-	close(stop)
-	<-changed
-	l.Update(all)
-	for range 6 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if _, err := l.Acquire(ctx, anyLinux, func(Waiting) {}); err != nil {
-			t.Fatalf("a slot was lost: %v", err)
-		}
-		cancel()
-	}
 }
