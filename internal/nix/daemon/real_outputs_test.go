@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
@@ -122,15 +123,15 @@ func TestRealBuildOutputsCancel(t *testing.T) {
 			}
 			alive <- string(said)
 		}()
-		// Nix 2.34.8 can miss a hang-up in the first milliseconds of a build, and
-		// then notices it only when it has something to say. So this one says it
-		// later, and is silent from then on.
+		// A Nix that is busy when we hang up, in the first milliseconds of a build or
+		// with a line of its log, can miss that until it has something to say. So
+		// this build is silent when it is given up, and has been for a while.
 		drv := twoOutputs("exec 9> /shared/alive; echo begun >&9; sleep 0.3; echo ready; sleep 600 & sleep 600; echo ended >&9")
 		userGone := errors.New("user gone")
 		building, cancel := context.WithCancelCause(ctx)
 		_, err = c.BuildOutputs(building, realDrv, drv, daemon.BuildNormal, func(m daemon.Message) error {
 			if r, ok := m.(daemon.ActivityResult); ok && r.Type == daemon.ResultBuildLogLine {
-				cancel(userGone)
+				time.AfterFunc(time.Second, func() { cancel(userGone) })
 			}
 			return nil
 		}, []string{realOut, realOther}, func(daemon.PathInfo) (io.Writer, error) { return io.Discard, nil })
