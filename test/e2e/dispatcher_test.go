@@ -33,7 +33,10 @@ type dispatcher struct {
 // newDispatcher starts a dispatcher for the lines of a machines file and
 // returns once its clients can begin. It lasts until the end of the current
 // node, and so does all that it is given.
-func newDispatcher(lines ...string) *dispatcher {
+func newDispatcher(lines ...string) *dispatcher { return newDispatcherWith(nil, lines...) }
+
+// newDispatcherWith is newDispatcher with flags besides those that every one needs.
+func newDispatcherWith(flags []string, lines ...string) *dispatcher {
 	GinkgoHelper()
 	dir := GinkgoT().TempDir()
 	d := &dispatcher{
@@ -46,13 +49,13 @@ func newDispatcher(lines ...string) *dispatcher {
 		Expect(os.Mkdir(path, 0o755)).To(Succeed())
 	}
 	d.setMachines(lines...)
-	d.command = exec.Command(filepath.Join(programs, "nix-dispatcher"),
-		"--builders="+d.machines,
-		"--volume="+d.volume,
-		"--client-path="+nixlab.VolumePath,
-		"--spool-dir="+spool,
+	d.command = exec.Command(filepath.Join(programs, "nix-dispatcher"), append([]string{
+		"--builders=" + d.machines,
+		"--volume=" + d.volume,
+		"--client-path=" + nixlab.VolumePath,
+		"--spool-dir=" + spool,
 		"--shutdown-timeout=5s",
-	)
+	}, flags...)...)
 	d.command.Stdout, d.command.Stderr = &d.log, &d.log
 	d.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	Expect(d.command.Start()).To(Succeed())
@@ -75,7 +78,12 @@ func newDispatcher(lines ...string) *dispatcher {
 // setMachines replaces the machines file as a whole.
 func (d *dispatcher) setMachines(lines ...string) {
 	GinkgoHelper()
-	text := strings.Join(lines, "\n") + "\n"
+	d.setList(strings.Join(lines, "\n") + "\n")
+}
+
+// setList replaces the list of builders, a machines file or builders.json.
+func (d *dispatcher) setList(text string) {
+	GinkgoHelper()
 	Expect(os.WriteFile(d.machines+".new", []byte(text), 0o600)).To(Succeed())
 	Expect(os.Rename(d.machines+".new", d.machines)).To(Succeed())
 }

@@ -76,6 +76,14 @@ func FixedOutput(name string) string {
 	return derivation(name, fmt.Sprintf("echo 'fixed %s' > $out", name), hash)
 }
 
+// Commands builds what shell commands put into $out.
+func Commands(name, commands string) string { return derivation(name, commands, "") }
+
+// FixedCommands is [Commands] with a result that has to be one word, "expected".
+func FixedCommands(name, commands string) string {
+	return derivation(name, commands, `outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "expected";`)
+}
+
 // Sleeping builds for so many seconds.
 func Sleeping(name string, seconds float64) string {
 	return derivation(name, fmt.Sprintf("echo started; sleep %g; echo slept > $out", seconds), "")
