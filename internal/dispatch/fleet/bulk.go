@@ -9,10 +9,6 @@ import (
 )
 
 const (
-	// bulkSlots bounds the transfers to and from a builder at the same time. Each
-	// has a connection of its own: on a long line that loses packets, several TCP
-	// streams are faster than one by their number.
-	bulkSlots = 8
 	// warmAge is how long a connection is kept after a transfer.
 	warmAge = time.Minute
 	// bulkRest is how long no further connections are tried for transfers after one
@@ -78,40 +74,51 @@ func (h *host) openBulk(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
+// startBulk starts a session on a connection kept warm, or on a new one. Where the
+// builder admits no more connections, or none now, the transfer runs beside builds:
+// that is slower, but it gets there.
 func (h *host) startBulk(ctx context.Context) (*Session, error) {
-	for {
+	for fresh := false; !fresh; {
 		h.mu.Lock()
 		err := h.unusable()
-		l := h.bulk.take()
-		rests := l == nil && time.Now().Before(h.bulk.rest)
-		h.mu.Unlock()
-		if err != nil {
-			if l != nil {
-				h.warm(l)
-			}
-			return nil, err
-		}
-		if l == nil && !rests {
-			if l, err = h.dialBulk(ctx); ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-		}
-		if l == nil {
-			// The builder admits no more connections, or none now. A transfer beside
-			// builds is slower, but it gets there.
-			return h.take(ctx, 0)
-		}
-		opening, cancel := context.WithTimeoutCause(ctx, h.fleet.opts.OpenTimeout, errSilent)
-		s, err := l.start(opening)
-		cancel()
+		var l *link
 		if err == nil {
-			return s, nil
+			l = h.bulk.take()
 		}
-		l.close()
+		rests := time.Now().Before(h.bulk.rest)
+		h.mu.Unlock()
+		switch {
+		case err != nil:
+			return nil, err
+		case l == nil && rests:
+			return h.take(ctx, 0)
+		case l == nil:
+			fresh = true
+			l, err = h.dialBulk(ctx)
+		}
+		if err == nil {
+			var s *Session
+			if s, err = h.startOn(ctx, l); err == nil {
+				return s, nil
+			}
+		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
+	return h.take(ctx, 0)
+}
+
+// startOn starts a session on a connection for transfers, which it closes if that
+// fails.
+func (h *host) startOn(ctx context.Context, l *link) (*Session, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.fleet.opts.OpenTimeout, errSilent)
+	defer cancel()
+	s, err := l.start(ctx)
+	if err != nil {
+		l.close()
+	}
+	return s, err
 }
 
 // dialBulk makes a connection for a transfer. It belongs to the host: if ctx ends

@@ -70,6 +70,10 @@ type Options struct {
 	// Jitter delays the first connection to each builder by up to that much, so that
 	// dispatchers that start at once do not arrive at once. None if zero.
 	Jitter time.Duration
+	// Transfers bounds the transfers to and from a builder at the same time; 8 if
+	// zero. Each has a connection of its own: on a long line that loses packets,
+	// several TCP streams are faster than one by their number.
+	Transfers int
 	// Logger is told of connections made and lost.
 	Logger *slog.Logger
 }
@@ -96,6 +100,7 @@ type Fleet struct {
 // New returns a fleet without builders. Close ends it.
 func New(opts Options) *Fleet {
 	opts.OpenTimeout = cmp.Or(opts.OpenTimeout, 15*time.Second)
+	opts.Transfers = cmp.Or(opts.Transfers, 8)
 	f := &Fleet{opts: opts, hosts: map[string]*host{}}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
@@ -148,6 +153,14 @@ func (f *Fleet) Open(ctx context.Context, id string) (*Session, error) {
 		return nil, &LostError{Builder: id, Err: errGone}
 	}
 	return h.open(ctx)
+}
+
+// Prepare has a session ready on the builder, in the background, because a build
+// will probably run there soon.
+func (f *Fleet) Prepare(id string) {
+	if h := f.host(id); h != nil {
+		h.prepare()
+	}
 }
 
 // OpenBulk opens a session for a transfer, on a connection of its own as far as the

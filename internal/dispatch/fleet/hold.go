@@ -163,6 +163,17 @@ func (hd *Hold) restOn(k *keeper) {
 	k.holds[hd] = struct{}{}
 }
 
+// lose notes the end of a keeper, which matters if paths rest on it. The lock is
+// held.
+func (hd *Hold) lose(k *keeper) {
+	for _, kept := range hd.paths {
+		if kept == k && !hd.broken {
+			hd.broken = true
+			close(hd.lost)
+		}
+	}
+}
+
 // Infos asks what the builder knows about paths that the hold has; others are left
 // out.
 func (hd *Hold) Infos(ctx context.Context, paths []string) (map[string]daemon.PathInfo, error) {

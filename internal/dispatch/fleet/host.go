@@ -30,6 +30,8 @@ type host struct {
 	cancel context.CancelFunc
 	// kick wakes a pause before redialling; it has room for one.
 	kick chan struct{}
+	// traffic is that of all sessions, ended ones too.
+	traffic traffic
 
 	mu       sync.Mutex
 	endpoint inventory.Endpoint
@@ -72,7 +74,7 @@ func newHost(f *Fleet, endpoint inventory.Endpoint) *host {
 
 		handshakes: make(chan struct{}, maxHandshakes),
 	}
-	h.bulk.slots = make(chan struct{}, bulkSlots)
+	h.bulk.slots = make(chan struct{}, f.opts.Transfers)
 	h.ctx, h.cancel = context.WithCancel(f.ctx)
 	return h
 }

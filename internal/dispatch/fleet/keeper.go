@@ -150,10 +150,7 @@ func (k *keeper) stop(err error) {
 	k.expiry.Stop()
 	k.cancel()
 	for hold := range k.holds {
-		if !hold.broken {
-			hold.broken = true
-			close(hold.lost)
-		}
+		hold.lose(k)
 	}
 }
 
@@ -284,9 +281,11 @@ func (k *keeper) watch(s *Session) {
 	case <-s.line.end():
 	case <-s.link.conn.Done():
 	}
-	err := s.link.conn.Err()
-	if err == nil {
-		err = errHoldLost
+	err := errHoldLost
+	select {
+	case <-s.link.conn.Done():
+		err = s.link.conn.Err()
+	default:
 	}
 	k.host.keep.mu.Lock()
 	k.stop(&LostError{Builder: k.host.id, Err: err})

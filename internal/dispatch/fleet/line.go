@@ -5,6 +5,7 @@ package fleet
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,9 +27,16 @@ type lasting interface {
 	Ended() <-chan struct{}
 }
 
+// traffic counts the bytes of all sessions on a builder.
+type traffic struct {
+	sent, received atomic.Uint64
+}
+
 // line is a Stream that is not hung up on while the daemon could miss it.
 type line struct {
 	Stream
+	// traffic is the builder's.
+	traffic *traffic
 
 	mu sync.Mutex
 	// building is set from the request of a build to its result, asked is when the
@@ -53,8 +61,15 @@ func (l *line) build() (done func()) {
 	}
 }
 
+func (l *line) Read(p []byte) (int, error) {
+	n, err := l.Stream.Read(p)
+	l.traffic.received.Add(uint64(n))
+	return n, err
+}
+
 func (l *line) Write(p []byte) (int, error) {
 	n, err := l.Stream.Write(p)
+	l.traffic.sent.Add(uint64(n))
 	l.mu.Lock()
 	if l.building && n > 0 {
 		l.asked = time.Now()

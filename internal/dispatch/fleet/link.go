@@ -123,7 +123,7 @@ func (l *link) start(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{host: h, link: l, line: &line{Stream: stream}, born: time.Now(), closed: make(chan struct{})}
+	s := &Session{host: h, link: l, line: &line{Stream: stream, traffic: &h.traffic}, born: time.Now(), closed: make(chan struct{})}
 	s.client, err = daemon.NewClient(ctx, s.line, daemon.ClientOptions{})
 	if err != nil {
 		text := sshconn.Printable(stream.Stderr())

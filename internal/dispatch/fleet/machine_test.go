@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -35,6 +36,8 @@ type machine struct {
 	maxSessions int
 	// broken makes new sessions end at once.
 	broken bool
+	// lasting makes streams tell when the machine has ended them.
+	lasting bool
 	// mute makes the first connection open no more sessions and say nothing.
 	mute  bool
 	dials int
@@ -92,6 +95,20 @@ func (m *machine) cut() {
 	}
 }
 
+// endStreams ends all sessions as the death of the daemon does.
+func (m *machine) endStreams() {
+	m.mu.Lock()
+	conns := m.conns
+	m.mu.Unlock()
+	for _, w := range conns {
+		w.mu.Lock()
+		for s := range w.streams {
+			s.Conn.Close()
+		}
+		w.mu.Unlock()
+	}
+}
+
 // wire is a connection to a machine.
 type wire struct {
 	machine *machine
@@ -123,10 +140,20 @@ func (w *wire) Start(ctx context.Context, _ string) (Stream, error) {
 		client, server := net.Pipe()
 		server.Close()
 		s.Conn = client
+	} else if w.machine.lasting {
+		client, server := net.Pipe()
+		s.Conn, s.ended = client, make(chan struct{})
+		go func() {
+			defer close(s.ended)
+			_ = w.machine.Serve(server)
+		}()
 	} else {
 		s.Conn = w.machine.Dial()
 	}
 	w.streams[s] = struct{}{}
+	if s.ended != nil {
+		return lastingStream{s}, nil
+	}
 	return s, nil
 }
 
@@ -159,6 +186,20 @@ func (w *wire) Close() error {
 type stream struct {
 	net.Conn
 	wire *wire
+	// ended is closed when the machine has ended the stream, nil if that cannot be
+	// seen.
+	ended chan struct{}
+}
+
+// lastingStream is a stream that tells of its end, and whose two sides can be closed
+// one after the other.
+type lastingStream struct{ *stream }
+
+func (s lastingStream) Ended() <-chan struct{} { return s.ended }
+
+func (s lastingStream) CloseAfter(d time.Duration) {
+	_ = s.SetDeadline(time.Now()) // blocked calls end
+	time.AfterFunc(d, func() { _ = s.Close() })
 }
 
 func (s *stream) Stderr() string { return "last words" }

@@ -31,8 +31,10 @@ type pool struct {
 	busy int
 	// idle holds open sessions without work, the freshest last.
 	idle []*Session
-	// filling is set while a session is made ready.
+	// filling is set while sessions are made ready; coming is closed when the one
+	// under way is, nil if somebody waits for it already.
 	filling bool
+	coming  chan struct{}
 	// peak and last are how many were in use at the same time in this window
 	// and in the one before; window is when this one began.
 	peak, last int
@@ -148,35 +150,57 @@ func (h *host) wantsMore() bool {
 	return !h.retired && h.outage == nil && h.pool.busy+len(h.pool.idle) < want
 }
 
-func (h *host) fill() {
-	for {
-		h.mu.Lock()
-		var l *link
-		if h.wantsMore() {
-			l = h.roomyLink()
-		}
-		if l == nil {
-			h.pool.filling = false
-			h.mu.Unlock()
-			return
-		}
-		h.mu.Unlock()
-		s, err := l.open(h.ctx)
-		h.mu.Lock()
-		switch {
-		case err == nil && !h.retired && h.outage == nil:
-			h.keepIdle(s)
-			s = nil
-		case err != nil && !errors.Is(err, errLinkFull):
-			h.pool.filling = false
-			h.mu.Unlock()
-			return
-		}
-		h.mu.Unlock()
-		if s != nil {
-			s.discard()
-		}
+// prepare makes a session ready as if one had been needed recently.
+func (h *host) prepare() {
+	h.mu.Lock()
+	h.pool.roll()
+	h.pool.peak = max(h.pool.peak, 1)
+	if len(h.links) == 0 && h.unusable() == nil {
+		h.dial() // its first session is the one
 	}
+	h.mu.Unlock()
+	h.refill()
+}
+
+func (h *host) fill() {
+	for h.fillOne() {
+	}
+}
+
+// fillOne makes one session ready and reports whether to go on.
+func (h *host) fillOne() bool {
+	h.mu.Lock()
+	var l *link
+	if h.wantsMore() {
+		l = h.roomyLink()
+	}
+	if l == nil {
+		h.pool.filling = false
+		h.mu.Unlock()
+		return false
+	}
+	coming := make(chan struct{})
+	h.pool.coming = coming
+	h.mu.Unlock()
+	s, err := l.open(h.ctx)
+	h.mu.Lock()
+	defer close(coming)
+	defer h.mu.Unlock()
+	if h.pool.coming == coming {
+		h.pool.coming = nil
+	}
+	switch {
+	case err != nil:
+		// What it means for the builder has been seen to. One whose connection is
+		// full gets no further one for this.
+		h.pool.filling = false
+		return false
+	case h.retired || h.outage != nil:
+		h.fleet.spawn(s.discard)
+	default:
+		h.keepIdle(s)
+	}
+	return true
 }
 
 // open returns a session for a build or for questions.
@@ -197,6 +221,16 @@ func (h *host) take(ctx context.Context, count int) (*Session, error) {
 			h.mu.Unlock()
 			h.refill()
 			return s, nil
+		}
+		if coming := h.pool.coming; coming != nil {
+			h.pool.coming = nil
+			h.mu.Unlock()
+			select {
+			case <-coming:
+				continue
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
 		}
 		if l := h.roomyLink(); l != nil {
 			h.pool.count(count)

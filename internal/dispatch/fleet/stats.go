@@ -30,6 +30,10 @@ type Stats struct {
 	SessionLimit int `json:"sessionLimit"`
 	// Handshakes are connections being made.
 	Handshakes int `json:"handshakes"`
+	// SentBytes and ReceivedBytes are what sessions have carried since the builder is
+	// known, without what SSH adds.
+	SentBytes     uint64 `json:"sentBytes"`
+	ReceivedBytes uint64 `json:"receivedBytes"`
 	// Down says in a few words why the builder cannot be used, as of Since; empty
 	// if it can.
 	Down  string    `json:"down,omitempty"`
@@ -60,6 +64,7 @@ func (h *host) stats() Stats {
 	s.BusySessions, s.IdleSessions = h.pool.busy, len(h.pool.idle)
 	s.SessionLimit = h.sessionLimit()
 	h.mu.Unlock()
+	s.SentBytes, s.ReceivedBytes = h.traffic.sent.Load(), h.traffic.received.Load()
 	h.keep.mu.RLock()
 	s.Keepers = len(h.keep.keepers)
 	if k := h.keep.current; k != nil {

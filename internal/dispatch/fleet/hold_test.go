@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
+)
+
+func hold(t *testing.T, f *Fleet, paths ...string) *Hold {
+	t.Helper()
+	hd, err := f.Hold(t.Context(), "b/one", paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hd
+}
+
+// asked counts operations of a kind.
+func asked(m *machine, op daemon.Operation) int {
+	n := 0
+	for _, other := range m.Operations() {
+		if other == op {
+			n++
+		}
+	}
+	return n
+}
+
+// brokenHold reports whether the hold says that it is lost.
+func brokenHold(hd *Hold) bool {
+	select {
+	case <-hd.Lost():
+		return true
+	default:
+		return false
+	}
+}
+
+func TestHoldKeepsPathsFromCollection(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		m.AddFile(pathA, []byte("a"))
+		m.AddFile(pathB, []byte("b"))
+		f, _ := newFleet(t, m)
+		hd := hold(t, f, pathA, pathC, "/etc/passwd")
+		if !hd.Has(pathA) || hd.Has(pathB) || hd.Has(pathC) || hd.Has("/etc/passwd") {
+			t.Error("want the hold to have the first path only")
+		}
+		if diff := cmp.Diff([]string{pathB}, m.Collect()); diff != "" {
+			t.Errorf("collected (-want +got):\n%s", diff)
+		}
+		// What was not there is kept once it comes, and found when asked for again.
+		m.AddFile(pathC, []byte("c"))
+		if got := m.Collect(); got != nil {
+			t.Errorf("collected %v", got)
+		}
+		if err := hd.Add(t.Context(), []string{pathA, pathC}); err != nil || !hd.Has(pathC) {
+			t.Errorf("after it was added: %v, %v", hd.Has(pathC), err)
+		}
+		infos, err := hd.Infos(t.Context(), []string{pathA, pathB, pathC})
+		if err != nil || len(infos) != 2 || infos[pathA].Path != pathA || infos[pathC].NARSize == 0 {
+			t.Errorf("infos %v, %v", infos, err)
+		}
+		hd.Release()
+		hd.Release()
+		if hd.Has(pathA) || brokenHold(hd) {
+			t.Error("a released hold has nothing, and loses nothing")
+		}
+		time.Sleep(keeperAge + time.Second)
+		synctest.Wait()
+		if diff := cmp.Diff([]string{pathA, pathC}, m.Collect()); diff != "" {
+			t.Errorf("collected after the release (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestAnswersAreRemembered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		if f.Known("b/one")(pathA) || f.Known("b/none")(pathA) {
+			t.Error("known before anything was asked")
+		}
+		for range 3 {
+			defer hold(t, f, pathA).Release()
+		}
+		if n := asked(m, daemon.OpQueryValidPaths); n != 1 {
+			t.Errorf("asked %d times for what is there, want 1", n)
+		}
+		if known := f.Known("b/one"); !known(pathA) || known(pathB) {
+			t.Error("want the first path to be known, and not the second")
+		}
+		for range 3 {
+			defer hold(t, f, pathB).Release()
+		}
+		if n := asked(m, daemon.OpQueryValidPaths); n != 4 {
+			t.Errorf("asked %d times, want what is not there to be asked for each time", n)
+		}
+		if n := asked(m, daemon.OpQueryPathInfo); n != 0 {
+			t.Errorf("asked %d times for a path info: a daemon remembers what it has not", n)
+		}
+		if n := m.Sessions(); n != 1 {
+			t.Errorf("%d sessions, want 1", n)
+		}
+		f.Doubt("b/one")
+		if f.Known("b/one")(pathA) {
+			t.Error("known though in doubt")
+		}
+		defer hold(t, f, pathA).Release()
+		if n := m.Sessions(); n != 2 {
+			t.Errorf("%d sessions, want another one after the doubt", n)
+		}
+	})
+}
+
+func TestConcurrentQuestionsShareAFlight(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: func(_ context.Context, c daemontest.Call) error {
+			if c.Request.Operation() == daemon.OpQueryValidPaths {
+				time.Sleep(time.Second)
+			}
+			return nil
+		}})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i%2) * time.Millisecond)
+				hd, err := f.Hold(t.Context(), "b/one", []string{pathA, pathB})
+				if err != nil || !hd.Has(pathA) || hd.Has(pathB) {
+					t.Errorf("hold: %v", err)
+					return
+				}
+				hd.Release()
+			})
+		}
+		wg.Wait()
+		// Those that came while the first was under way ask for what was missing.
+		if n := asked(m, daemon.OpQueryValidPaths); n != 2 {
+			t.Errorf("%d flights, want 2", n)
+		}
+		if n := asked(m, daemon.OpAddTempRoot); n != 3 {
+			t.Errorf("%d temporary roots, want 3", n)
+		}
+	})
+}
+
+// Who no longer waits does not spoil the answer for the others.
+func TestImpatientQuestion(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: func(_ context.Context, c daemontest.Call) error {
+			time.Sleep(time.Second)
+			return nil
+		}})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := f.Hold(impatient, "b/one", []string{pathA}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error = %v", err)
+		}
+		hd := hold(t, f, pathA)
+		defer hd.Release()
+		if !hd.Has(pathA) || asked(m, daemon.OpQueryValidPaths) != 1 {
+			t.Errorf("asked %d times, want 1", asked(m, daemon.OpQueryValidPaths))
+		}
+	})
+}
+
+func TestKeeperRotation(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		old := hold(t, f, pathA)
+		time.Sleep(keeperAge)
+		synctest.Wait()
+		if f.Known("b/one")(pathA) {
+			t.Error("known by a session that takes no more paths")
+		}
+		fresh := hold(t, f, pathA)
+		if got := f.Stats()[0].Keepers; got != 2 || m.Sessions() != 2 {
+			t.Errorf("%d keepers, %d sessions, want 2", got, m.Sessions())
+		}
+		if !old.Has(pathA) || !fresh.Has(pathA) {
+			t.Error("both holds must have the path")
+		}
+		if err := old.Add(t.Context(), []string{pathA}); err != nil || asked(m, daemon.OpQueryValidPaths) != 2 {
+			t.Errorf("%v: what an old session holds must not be asked again", err)
+		}
+		old.Release()
+		synctest.Wait()
+		if got := f.Stats()[0].Keepers; got != 1 {
+			t.Errorf("%d keepers after the last hold on the old one was released, want 1", got)
+		}
+		if got := m.Collect(); got != nil {
+			t.Errorf("collected %v", got)
+		}
+		fresh.Release()
+		time.Sleep(keeperAge)
+		synctest.Wait()
+		if got := f.Stats()[0].Keepers; got != 0 {
+			t.Errorf("%d keepers that nobody needs", got)
+		}
+	})
+}
+
+func TestKeeperOfManyPaths(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		f, _ := newFleet(t, m)
+		var paths []string
+		for i := range keeperPaths {
+			paths = append(paths, fmt.Sprintf("/nix/store/%032d-x", i))
+		}
+		defer hold(t, f, paths...).Release()
+		defer hold(t, f, pathA).Release()
+		if got := f.Stats()[0].Keepers; got != 2 {
+			t.Errorf("%d keepers, want a second one", got)
+		}
+	})
+}
+
+func TestBelieve(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		f.Believe("b/none", []string{pathA})
+		f.Believe("b/one", []string{pathA, pathB})
+		if known := f.Known("b/one"); !known(pathA) || !known(pathB) {
+			t.Error("what is believed must be known at once")
+		}
+		synctest.Wait()
+		if known := f.Known("b/one"); !known(pathA) || known(pathB) {
+			t.Error("what the builder has denied must not be known")
+		}
+		if got := m.Collect(); got != nil {
+			t.Errorf("collected %v", got)
+		}
+		defer hold(t, f, pathA).Release()
+		if n := asked(m, daemon.OpQueryValidPaths); n != 1 {
+			t.Errorf("asked %d times, want 1", n)
+		}
+	})
+}
+
+func TestLostKeeper(t *testing.T) {
+	ends := map[string]func(*machine, *Fleet){
+		"its connection was lost": func(m *machine, _ *Fleet) { m.cut() },
+		"its daemon has ended":    func(m *machine, _ *Fleet) { m.endStreams() },
+		"the fleet was closed":    func(_ *machine, f *Fleet) { f.Close() },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				m := newMachine(t, daemontest.Options{})
+				m.lasting = true
+				m.AddFile(pathA, []byte("a"))
+				f, _ := newFleet(t, m)
+				hd := hold(t, f, pathA)
+				defer hd.Release()
+				end(m, f)
+				synctest.Wait()
+				if hd.Has(pathA) || !brokenHold(hd) {
+					t.Error("a lost hold must have nothing and say so")
+				}
+				if f.Known("b/one")(pathA) {
+					t.Error("known by a session that has ended")
+				}
+				if _, err := hd.Infos(t.Context(), []string{pathA}); err == nil {
+					t.Error("infos of a lost hold")
+				}
+				time.Sleep(time.Second) // it is connected to again
+				err := hd.Add(t.Context(), []string{pathA})
+				if open := !strings.HasPrefix(name, "the fleet"); (err == nil) != open || hd.Has(pathA) != open {
+					t.Errorf("asked again: %v, %v", hd.Has(pathA), err)
+				}
+			})
+		})
+	}
+}
+
+// A session that was lost without anybody having noticed is replaced.
+func TestKeeperThatEndsUnnoticed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: func(_ context.Context, c daemontest.Call) error {
+			if c.Session == 1 && c.N > 2 {
+				return daemontest.ErrHangUp
+			}
+			return nil
+		}})
+		m.AddFile(pathA, []byte("a"))
+		m.AddFile(pathB, []byte("b"))
+		f, n := newFleet(t, m)
+		first := hold(t, f, pathA)
+		defer first.Release()
+		second := hold(t, f, pathB)
+		defer second.Release()
+		if !second.Has(pathB) || first.Has(pathA) || !brokenHold(first) || brokenHold(second) {
+			t.Error("want the second hold to rest on another session and the first to be lost")
+		}
+		if down := n.down(t, "b/one"); down != "" {
+			t.Errorf("the builder is %q", down)
+		}
+	})
+}
+
+func TestSilentKeeper(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: daemontest.At(1, daemontest.Silent)})
+		f, n := newFleet(t, m)
+		began := time.Now()
+		_, err := f.Hold(t.Context(), "b/one", []string{pathA})
+		lost(t, err, errSilent)
+		var l *LostError
+		if !errors.As(err, &l) || !l.Silent() || time.Since(began) != answerTimeout {
+			t.Errorf("error = %v after %v, want one of silence", err, time.Since(began))
+		}
+		if down := n.down(t, "b/one"); down != "does not answer" {
+			t.Errorf("the builder is %q", down)
+		}
+		if _, err := f.Hold(t.Context(), "b/one", []string{pathA}); err == nil {
+			t.Error("a builder that is down was asked")
+		}
+	})
+}
+
+func TestHoldOfNoBuilder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		f, _ := newFleet(t, m)
+		if _, err := f.Hold(t.Context(), "b/none", []string{pathA}); err == nil {
+			t.Error("held")
+		}
+		m.set(errCut)
+		_, err := f.Hold(t.Context(), "b/one", []string{pathA})
+		lost(t, err, errCut)
+		synctest.Wait()
+		if got := f.Stats()[0].Keepers; got != 0 {
+			t.Errorf("%d keepers", got)
+		}
+	})
+}
+
+// A daemon that holds nothing is asked all the same, but not believed for longer
+// than the moment.
+func TestDaemonThatRefusesToHold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: func(_ context.Context, c daemontest.Call) error {
+			if c.Request.Operation() == daemon.OpAddTempRoot {
+				return errors.New("read-only file system")
+			}
+			return nil
+		}})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		for range 2 {
+			hd := hold(t, f, pathA, pathB)
+			defer hd.Release()
+			if !hd.Has(pathA) || hd.Has(pathB) {
+				t.Error("want what the daemon says")
+			}
+		}
+		if f.Known("b/one")(pathA) {
+			t.Error("remembered though nothing holds it")
+		}
+		if ops := m.Operations(); !slices.Contains(ops, daemon.OpQueryValidPaths) || m.Sessions() != 1 {
+			t.Errorf("%d sessions, operations %v", m.Sessions(), ops)
+		}
+	})
+}
+
+func TestHoldOutlivesTheBuildersEntry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{})
+		m.AddFile(pathA, []byte("a"))
+		f, _ := newFleet(t, m)
+		hd := hold(t, f, pathA)
+		f.Update(document())
+		synctest.Wait()
+		if !hd.Has(pathA) || m.Collect() != nil {
+			t.Error("a hold on a builder that was removed must last")
+		}
+		hd.Release()
+		synctest.Wait()
+		if _, open := m.counts(); open != 0 {
+			t.Errorf("%d connections are open", open)
+		}
+	})
+}
