@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package figures
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Markers of the part of docs/performance.md that the benchmark writes.
+const (
+	beginMarker = "<!-- begin: written by make bench -->"
+	endMarker   = "<!-- end: written by make bench -->"
+)
+
+// Replace returns the page with generated text between its markers.
+func Replace(page, generated string) (string, error) {
+	begin, end := strings.Index(page, beginMarker), strings.Index(page, endMarker)
+	if begin < 0 || end < begin {
+		return "", fmt.Errorf("the page lacks the lines %q and %q", beginMarker, endMarker)
+	}
+	return page[:begin+len(beginMarker)] + "\n\n" + strings.TrimSpace(generated) + "\n\n" + page[end:], nil
+}
+
+// Markdown returns what the page says of a document: where it was measured, the
+// figures, and the times behind the ratios.
+func (d Document) Markdown() string {
+	var out strings.Builder
+	m := d.Machine
+	fmt.Fprintf(&out, "Commit %.12s, %s. %d × %s, %d MiB of memory, Linux %s, TCP with %s; %s.\n\n",
+		d.Commit, d.Date.UTC().Format("2006-01-02"), m.Cores, m.CPU, m.MemoryMiB, m.Kernel, m.Congestion, d.versions())
+	out.WriteString(d.figureTable())
+	out.WriteString("\n" + d.seriesTable())
+	return out.String()
+}
+
+func (d Document) versions() string {
+	var all []string
+	for _, name := range slices.SortedFunc(maps.Keys(d.Versions), strings.Compare) {
+		all = append(all, name+" "+d.Versions[name])
+	}
+	return strings.Join(all, ", ")
+}
+
+func (d Document) figureTable() string {
+	var out strings.Builder
+	out.WriteString("| Figure | Median | Least – most | Runs | Nix | Goal | |\n|---|--:|--:|--:|---|--:|---|\n")
+	figures := Compute(d.Series)
+	for _, spec := range Specs() {
+		f, ok := figures[spec.Name]
+		if !ok {
+			continue
+		}
+		verdict := ""
+		if f.Reached != nil {
+			verdict = map[bool]string{true: "reached", false: "**missed**"}[*f.Reached]
+		}
+		fmt.Fprintf(&out, "| %s<br>`%s` | %s | %s – %s | %d | %s | %s | %s |\n", spec.Meaning, spec.Name,
+			number(f.Median), number(f.Min), number(f.Max), f.Runs, f.Nix, f.Goal.text(), verdict)
+	}
+	return out.String()
+}
+
+func (g *Goal) text() string {
+	switch {
+	case g == nil:
+		return ""
+	case g.AtMost != nil:
+		return "≤ " + number(*g.AtMost)
+	default:
+		return "≥ " + number(*g.AtLeast)
+	}
+}
+
+// seriesTable lists the median times of all ways.
+func (d Document) seriesTable() string {
+	var out strings.Builder
+	out.WriteString("| Median, s | Nix | direct | floor | dispatcher |\n|---|---|--:|--:|--:|\n")
+	for _, scenario := range timed() {
+		for _, nix := range slices.SortedFunc(maps.Keys(d.Series[scenario]), CompareNix) {
+			fmt.Fprintf(&out, "| %s | %s |", strings.ReplaceAll(scenario, "_", ", "), nix)
+			for _, way := range []string{Direct, Floor, Dispatcher} {
+				cell := ""
+				if samples := d.Series[scenario][nix][way]; len(samples) > 0 {
+					cell = number(Summarize(samples).Median)
+				}
+				fmt.Fprintf(&out, " %s |", cell)
+			}
+			out.WriteString("\n")
+		}
+	}
+	return out.String()
+}
+
+// timed lists the scenarios whose samples are wall times, in order.
+func timed() []string {
+	var all []string
+	for _, what := range []string{"trivial", "parallel", "chain"} {
+		for _, kind := range []string{"loopback", "rtt20", "rtt80"} {
+			all = append(all, what+"_"+kind)
+		}
+	}
+	return append(all, "upload", "download", "lossy", "makespan")
+}
+
+// number writes three digits, or all before the point.
+func number(x float64) string {
+	if x == math.Trunc(x) {
+		return strconv.FormatFloat(x, 'f', 0, 64)
+	}
+	digits := max(0, 2-int(math.Floor(math.Log10(math.Abs(x)))))
+	return strconv.FormatFloat(x, 'f', digits, 64)
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/test/nixlab"
+)
+
+const (
+	parallelBuilds = 20
+	parallelSlots  = 8
+	chainLength    = 15
+	// smallLimit bounds one run of small builds.
+	smallLimit = 5 * time.Minute
+)
+
+// scenario is what every way does in turn.
+type scenario struct {
+	name  string
+	limit time.Duration
+	// expression returns what to build, under a name that is new every time.
+	expression func(name string) string
+}
+
+func trivial() scenario {
+	return scenario{name: "trivial", limit: smallLimit, expression: nixlab.Trivial}
+}
+
+func parallel() scenario {
+	return scenario{name: "parallel", limit: smallLimit, expression: func(name string) string {
+		return nixlab.Parallel(name, parallelBuilds, nixlab.Trivial)
+	}}
+}
+
+func chain() scenario {
+	return scenario{name: "chain", limit: smallLimit, expression: func(name string) string { return chainOf(name, chainLength) }}
+}
+
+// chainOf is n derivations each of which reads the output of the one before.
+func chainOf(name string, n int) string {
+	return fmt.Sprintf(`builtins.foldl' (before: i: derivation {
+	name = "%s-${toString i}"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+	args = [ "-c" "cat $before /dev/null > $out; echo ${toString i} >> $out" ]; inherit before;
+}) "/dev/null" (builtins.genList (i: i) %d)`, name, n)
+}
+
+// latency measures small builds on lines of the kind.
+func (r *run) latency(ctx context.Context, s *site, kind lineKind, scenarios []scenario) error {
+	t, err := s.threeWays(ctx, kind)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	for _, what := range scenarios {
+		for round := range r.runsOf(what.name, kind) {
+			for _, w := range t.inRound(round) {
+				took, _, err := s.build(ctx, s.client, w, what.expression(s.name(what.name)), what.limit)
+				if err != nil {
+					return err
+				}
+				r.add(what.name+"_"+kind.name, s, w.name, took.Seconds())
+			}
+		}
+	}
+	return nil
+}
+
+// threeWays prepares all ways over lines of the kind, and takes each once, so that
+// none is charged for what happens once only: the dispatcher's connection to the
+// builder, and pages of programs that are read from the disk.
+func (s *site) threeWays(ctx context.Context, kind lineKind) (t *ways, err error) {
+	t = &ways{}
+	defer func() {
+		if err != nil {
+			t.Close()
+		}
+	}()
+	direct, err := s.direct(s.client, kind, parallelSlots)
+	if err != nil {
+		return nil, err
+	}
+	floor, closeFloor, err := s.floor(ctx, kind, parallelSlots)
+	if err != nil {
+		return nil, err
+	}
+	t.closers = append(t.closers, closeFloor)
+	t.dispatcher, err = s.startDispatcher(ctx, kind, []int{parallelSlots})
+	if err != nil {
+		return nil, err
+	}
+	t.closers = append(t.closers, t.dispatcher.stop)
+	t.list = []way{direct, floor, t.dispatcher.way()}
+	for _, w := range t.list {
+		if _, _, err := s.build(ctx, s.client, w, nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// ways are the ways to compare.
+type ways struct {
+	list       []way
+	dispatcher *dispatcher
+	closers    []func()
+}
+
+// Close ends what the ways are made of.
+func (t *ways) Close() {
+	for _, closeOne := range t.closers {
+		closeOne()
+	}
+}
+
+// inRound returns the ways in the order of a round: each begins with another one,
+// so that none is always the first or after the same other.
+func (t *ways) inRound(round int) []way {
+	n := len(t.list)
+	first := (n - round%n) % n
+	return slices.Concat(t.list[first:], t.list[:first])
+}
