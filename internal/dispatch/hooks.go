@@ -48,14 +48,20 @@ type received struct {
 // it.
 type delivery struct {
 	outputs map[string]*output
-	// session is where the build ran. It is kept while an output is not in the
-	// spool, because the builder's garbage collector spares the outputs as long as
-	// it lasts. Who uses it holds using.
-	builder string
-	session Builder
-	using   sync.Mutex
+	// origin is set while an output is not in the spool.
+	origin *origin
 	// users counts those who have not released it.
 	users atomic.Int32
+	// Who uses the session holds using, and who builds again restoring.
+	using      sync.Mutex
+	restoring  chan struct{}
+	mu         sync.Mutex
+	generation int // guarded by mu, like the rest and the pins of outputs
+	// session is where the build ran. It is kept while an output is not in the
+	// spool, because the builder's garbage collector spares the outputs as long as
+	// it lasts.
+	builder string
+	session Builder
 }
 
 // output is one store path of a delivery.
@@ -189,7 +195,7 @@ func (one *hook) owed() int {
 
 // newDelivery returns a delivery without outputs that has one user.
 func newDelivery(builder string, session Builder) *delivery {
-	d := &delivery{builder: builder, session: session, outputs: map[string]*output{}}
+	d := &delivery{builder: builder, session: session, outputs: map[string]*output{}, restoring: make(chan struct{}, 1)}
 	d.users.Store(1)
 	return d
 }
@@ -202,9 +208,17 @@ func (d *delivery) retain() *delivery {
 
 // release ends the use by one of its users. The last gives back what is held for it.
 func (d *delivery) release() {
-	if d.users.Add(-1) == 0 {
-		d.unpin()
+	if d.users.Add(-1) > 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unpin()
+	if d.session != nil {
 		d.session.Close()
+	}
+	if d.origin != nil {
+		d.origin.supplier.release()
 	}
 }
 

@@ -48,6 +48,9 @@ type job struct {
 	waited bool
 	// setbacks has one entry for every builder that did not finish the build.
 	setbacks []setback
+	// again has the NAR hashes of the outputs, by path, if the client knows them from
+	// a run before. The supplier then is not the job's own.
+	again map[string]string
 
 	now progress
 }
@@ -67,7 +70,7 @@ type progress struct {
 // newJob returns a job that run runs. It takes over the supplier.
 func newJob(server *Server, log *slog.Logger, s *supplier, r *daemon.BuildDerivation, need scheduler.Request) *job {
 	j := &job{
-		server: server, log: log.With("drv", r.DrvPath), supplier: s, request: r, need: need,
+		server: server, log: log, supplier: s, request: r, need: need,
 		journal: journal.New(journal.Options{}), began: time.Now(),
 	}
 	j.ctx, j.cancel = context.WithCancelCause(server.running)
@@ -89,7 +92,13 @@ func (j *job) run() {
 	result, d, err := j.build()
 	j.server.opts.Recorder.Ended(j.need.Class, j.now.at(), outcome(result, err))
 	j.report(result, err)
-	j.supplier.release()
+	switch {
+	case j.again != nil:
+	case d != nil && !d.spooled():
+		d.origin = j.origin()
+	default:
+		j.supplier.release()
+	}
 	j.server.jobs.end(j, result, d, err)
 }
 
@@ -130,6 +139,12 @@ func (j *job) build() (*daemon.BuildResult, *delivery, error) {
 			return nil, nil, j.afterSetbacks(err)
 		}
 		result, d, err := j.attempt(p)
+		if d != nil {
+			if err = j.reproduced(d); err != nil {
+				d.release()
+				result, d = nil, nil
+			}
+		}
 		again := j.judge(p, result, err)
 		j.leave(p, d)
 		if j.ctx.Err() != nil && err != nil {

@@ -77,7 +77,7 @@ func (s *session) join(ctx context.Context, r *daemon.BuildDerivation) (*job, *j
 		s.server.opts.Recorder.Joined()
 		return j, follower, s.sayOrLeave(j, follower, "the same build is under way already: following it")
 	}
-	j = newJob(s.server, s.log, supplier, r, need)
+	j = newJob(s.server, s.log.With("drv", r.DrvPath), supplier, r, need)
 	j.identity = identity
 	follower := j.follow()
 	all.add(j)
@@ -105,7 +105,8 @@ func (s *session) follow(ctx context.Context, f *journal.Follower) error {
 		case err != nil:
 			return err
 		}
-		if err := s.daemon.Send(m); err != nil {
+		// In the middle of an archive nothing can be said.
+		if err := s.daemon.Send(m); err != nil && !errors.Is(err, daemon.ErrNoRequest) {
 			return err
 		}
 	}

@@ -137,49 +137,83 @@ func (s *session) narFromPath(r *daemon.NARFromPath) error {
 	return nil
 }
 
+// sendOutput sends the NAR of an output. If its builder is lost on the way, the build is
+// run again elsewhere, and the NAR goes on where it was left.
 func (s *session) sendOutput(d *delivery, out *output) error {
-	if out.pin != nil {
-		nar, err := out.pin.Open()
-		if err != nil {
-			return err
-		}
-		defer nar.Close()
-		return s.daemon.ReplyNAR(nar)
-	}
 	ctx, stop := s.daemon.WatchHangup(s.ctx)
 	defer stop()
+	return s.daemon.StreamNAR(func(w io.Writer) error {
+		to := &resumed{to: w}
+		for range s.server.limits.Attempts {
+			generation := d.state().generation
+			failed, err := s.readOutput(ctx, d, out, to)
+			if !failed || ctx.Err() != nil {
+				return err
+			}
+			if err := s.restore(ctx, d, generation, err); err != nil {
+				s.log.Warn("Output is lost", "path", out.info.Path, "bytes", to.written, "error", err)
+				return err
+			}
+		}
+		return fmt.Errorf("output %s was lost with its builder again and again", out.info.Path)
+	})
+}
+
+// readOutput writes the NAR of an output to w, from the spool or from its builder. It
+// reports whether it was the builder that failed.
+func (s *session) readOutput(ctx context.Context, d *delivery, out *output, w *resumed) (failed bool, err error) {
+	if pin := d.pin(out); pin != nil {
+		nar, err := pin.Open()
+		if err != nil {
+			return false, err
+		}
+		defer nar.Close()
+		_, err = io.Copy(w.again(), nar)
+		return false, err
+	}
+	at := d.state()
 	if d.using.TryLock() {
-		defer d.using.Unlock()
-		begun, err := s.stream(ctx, d.session, out)
-		var lost *fleet.LostError
-		if begun || !errors.As(err, &lost) {
-			return err
+		err := at.session.NARFromPath(ctx, out.info.Path, w.again())
+		d.using.Unlock()
+		if !isLost(err) {
+			return failedThere(err), err
 		}
 		// Its daemon was restarted, perhaps: what it has built may still be there.
-		s.log.Warn("Session of a build was lost before its output was fetched", "builder", d.builder, "path", out.info.Path, "error", err)
+		s.log.Warn("Session of a build was lost before its output was fetched", "builder", at.builder, "path", out.info.Path, "error", err)
 	}
 	// Or another connection of the client is using the session of the build.
-	from, err := s.server.opts.Builders.Open(ctx, d.builder)
+	err = s.readAnew(ctx, at.builder, out, w)
+	return failedThere(err), err
+}
+
+// readAnew reads an output over a session of its own, if it is still the same.
+func (s *session) readAnew(ctx context.Context, builder string, out *output, w *resumed) error {
+	from, err := s.server.opts.Builders.Open(ctx, builder)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	_, err = s.stream(ctx, from, out)
-	return err
+	info, valid, err := from.QueryPathInfo(ctx, out.info.Path)
+	if err != nil {
+		return err
+	}
+	if !valid || info.NARHash != out.info.NARHash {
+		return &fleet.LostError{Builder: builder, Err: errOutputGone}
+	}
+	return from.NARFromPath(ctx, out.info.Path, w.again())
 }
 
-// stream sends an output from a builder to the client. It reports whether it has
-// begun, after which it cannot be tried again.
-func (s *session) stream(ctx context.Context, from Builder, out *output) (begun bool, err error) {
-	err = s.daemon.StreamNAR(func(w io.Writer) error {
-		return from.NARFromPath(ctx, out.info.Path, writerFunc(func(p []byte) (int, error) {
-			begun = true
-			return w.Write(p)
-		}))
-	})
-	return begun, err
+// errOutputGone means that a builder no longer has what it has built.
+var errOutputGone = errors.New("the output is gone")
+
+// failedThere reports whether err is a builder that is lost, or no longer has what it
+// has built.
+func failedThere(err error) bool {
+	var remote *daemon.RemoteError
+	return isLost(err) || errors.As(err, &remote)
 }
 
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+func isLost(err error) bool {
+	var lost *fleet.LostError
+	return errors.As(err, &lost)
+}

@@ -272,7 +272,7 @@ func TestLargeOutputAfterADaemonWasRestarted(t *testing.T) {
 		if got := c.mustBuild(d)["out"]; !strings.Contains(got, d.path) {
 			t.Errorf("output = %q", got)
 		}
-		want := []daemon.Operation{daemon.OpBuildDerivation, daemon.OpQueryPathInfo, daemon.OpNARFromPath, daemon.OpNARFromPath}
+		want := []daemon.Operation{daemon.OpBuildDerivation, daemon.OpQueryPathInfo, daemon.OpNARFromPath, daemon.OpQueryPathInfo, daemon.OpNARFromPath}
 		if diff := cmp.Diff(want, m.Operations()); diff != "" {
 			t.Errorf("operations on the builder (-want +got):\n%s", diff)
 		}
