@@ -51,7 +51,7 @@ func TestMetricsAreServed(t *testing.T) {
 		t.Fatalf("status %d: %s", status, body)
 	}
 	for _, want := range []string{
-		`nix_dispatcher_builder_slots{builder="machines/192.0.2.1"} 2`, "nix_dispatcher_builds_waiting 0",
+		`nix_dispatcher_builder_slots{builder="machines/192.0.2.1"} 2`, `nix_dispatcher_builds{phase="Queued"} 0`,
 		"nix_dispatcher_client_connections ", "nix_dispatcher_spool_limit_bytes 1.073741824e+10",
 		"go_goroutines ", "process_open_fds ",
 	} {

@@ -46,12 +46,14 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer listener.Close()
-	ledger := scheduler.NewLocal(scheduler.LocalOptions{})
+	ledger := scheduler.NewLocal(scheduler.LocalOptions{WaitLimit: time.Duration(o.limits.wait)})
 	builders := newFleet(o, ledger, log)
 	defer builders.Close()
 	var server *dispatch.Server
 	registry, recorder, err := newMetrics(metrics.Sources{
-		Ledger: ledger, Spool: store, Connections: func() int { return server.Connections() },
+		Ledger: ledger, Fleet: builders, Spool: store,
+		Connections: func() int { return server.Connections() },
+		Phases:      func() map[string]int { return server.Phases() },
 	})
 	if err != nil {
 		return err
@@ -62,12 +64,12 @@ func serve(ctx context.Context, o options) (err error) {
 		Classes:   directory,
 		Spool:     store,
 		Recorder:  recorder,
-		Limits:    dispatch.Limits{Locate: time.Duration(o.locateTimeout), SpooledOutput: uint64(o.spooledOutput)},
+		Limits:    o.dispatchLimits(),
 		Version:   version.String(),
 		Logger:    log,
 	})
 	stopObservers, err := serveObservers(o, registry, statuspage.Sources{
-		Started: started, Server: server, Ledger: ledger, Spool: store,
+		Started: started, Server: server, Ledger: ledger, Fleet: builders, Spool: store,
 	}, log)
 	if err != nil {
 		return err

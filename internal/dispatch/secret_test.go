@@ -48,7 +48,9 @@ func TestNoKeyMaterial(t *testing.T) {
 	r := newRig(t, rigOptions{dial: fleet.DialSSH(fleet.SSHOptions{KeysDir: dir})})
 	r.fleet.Update(document)
 	registry := prometheus.NewPedanticRegistry()
-	if _, err := metrics.New(registry, metrics.Sources{Ledger: r.ledger, Spool: r.spool, Connections: r.server.Connections}); err != nil {
+	if _, err := metrics.New(registry, metrics.Sources{
+		Ledger: r.ledger, Fleet: r.fleet, Spool: r.spool, Connections: r.server.Connections, Phases: r.server.Phases,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	var told strings.Builder

@@ -116,6 +116,18 @@ func (s *Server) Status() Status {
 	return status
 }
 
+// Phases counts the unfinished builds in every phase.
+func (s *Server) Phases() map[string]int {
+	counts := map[string]int{}
+	for _, p := range []Phase{PhaseQueued, PhaseUploading, PhaseBuilding, PhaseAnswering, PhaseReturning} {
+		counts[string(p)] = 0
+	}
+	for _, b := range s.jobs.status() {
+		counts[b.Phase]++
+	}
+	return counts
+}
+
 func builderStatus(b scheduler.Builder, running int, now time.Time) BuilderStatus {
 	status := BuilderStatus{
 		ID: b.ID, Systems: b.Systems, Features: b.Supported, Mandatory: b.Mandatory,

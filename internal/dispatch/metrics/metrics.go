@@ -12,10 +12,12 @@ package metrics
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
@@ -25,8 +27,13 @@ const namespace = "nix_dispatcher"
 // Ledger knows builders and who waits for them.
 type Ledger interface {
 	Snapshot() scheduler.Snapshot
-	// Waiting is the number of requests that have no slot yet.
-	Waiting() int
+	// Depths counts the requests that have no slot yet.
+	Depths() []scheduler.Depth
+}
+
+// Fleet knows the connections to builders.
+type Fleet interface {
+	Stats() []fleet.Stats
 }
 
 // Spool knows how full it is.
@@ -37,9 +44,12 @@ type Spool interface {
 // Sources are asked whenever metrics are read. All are required.
 type Sources struct {
 	Ledger Ledger
+	Fleet  Fleet
 	Spool  Spool
 	// Connections is the number of clients' connections.
 	Connections func() int
+	// Phases is the number of builds in each phase, of which there are few.
+	Phases func() map[string]int
 }
 
 // Metrics counts events. It is safe for concurrent use.
@@ -91,10 +101,13 @@ func New(registerer prometheus.Registerer, sources Sources) (*Metrics, error) {
 			Help: "Messages that made no sense, by the side that sent them: client or builder.",
 		}, []string{"side"}),
 	}
+	for _, side := range []string{"client", "builder"} {
+		m.violations.WithLabelValues(side) // the first one is to be seen as an increase
+	}
 	return m, errors.Join(
 		registerer.Register(m.builds), registerer.Register(m.joined), registerer.Register(m.failovers),
 		registerer.Register(m.wait), registerer.Register(m.dispatch), registerer.Register(m.missed),
-		registerer.Register(m.violations), registerer.Register(newCollector(sources)),
+		registerer.Register(m.violations), registerer.Register(newCollector(sources, m.classes)),
 	)
 }
 
@@ -112,12 +125,12 @@ func (m *Metrics) Joined() { m.joined.Inc() }
 
 // Ended counts a build that has ended. builder is empty if it never had one.
 func (m *Metrics) Ended(class scheduler.Class, builder, result string) {
-	m.builds.WithLabelValues(m.classes.label(class), builder, result).Inc()
+	m.builds.WithLabelValues(m.classes.label(class), text(builder), result).Inc()
 }
 
 // FailedOver counts a builder that was left by a build in that phase.
 func (m *Metrics) FailedOver(builder, phase string) {
-	m.failovers.WithLabelValues(builder, phase).Inc()
+	m.failovers.WithLabelValues(text(builder), phase).Inc()
 }
 
 // Missed counts lines of a build's log that a client did not get.
@@ -125,3 +138,6 @@ func (m *Metrics) Missed(lines int) { m.missed.Add(float64(lines)) }
 
 // BrokeProtocol counts a message of that side that made no sense.
 func (m *Metrics) BrokeProtocol(side string) { m.violations.WithLabelValues(side).Inc() }
+
+// text makes the value of a label of a builder's ID, whatever a builders file holds.
+func text(id string) string { return strings.ToValidUTF8(id, "\uFFFD") }

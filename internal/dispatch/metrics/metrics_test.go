@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,39 +17,61 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
+)
+
+var (
+	now   = time.Date(2026, 8, 3, 14, 2, 11, 0, time.UTC)
+	plain = scheduler.Need("x86_64-linux", nil)
+	kvm   = scheduler.Need("x86_64-linux", []string{"kvm"})
 )
 
 type ledger struct{}
 
 func (ledger) Snapshot() scheduler.Snapshot {
-	return scheduler.Snapshot{Builders: []scheduler.Builder{
-		{ID: "mac/one", Slots: 8, Running: 3, Cordon: &scheduler.Cordon{}},
-		{ID: "mac/two", Slots: 4, Down: "unreachable"},
+	return scheduler.Snapshot{Now: now, Builders: []scheduler.Builder{
+		{ID: "mac/one", Systems: []string{"x86_64-linux"}, Slots: 8, Running: 3, Orphaned: 1},
+		{ID: "mac/two", Systems: []string{"x86_64-linux"}, Supported: []string{"kvm"}, Slots: 4, Down: "unreachable"},
+		{ID: "mac/three", Systems: []string{"x86_64-linux"}, Supported: []string{"kvm"}, Slots: 4, Cordon: &scheduler.Cordon{}},
 	}}
 }
 
-func (ledger) Waiting() int { return 5 }
+func (ledger) Depths() []scheduler.Depth {
+	return []scheduler.Depth{{Class: kvm, Waiting: 5, Oldest: now.Add(-time.Minute)}}
+}
+
+type pools struct{}
+
+func (pools) Stats() []fleet.Stats {
+	return []fleet.Stats{{
+		Builder: "mac/one", Connections: 1, BulkConnections: 2, BusySessions: 3, IdleSessions: 4, Keepers: 5,
+		Transfers: 6, SessionLimit: 7, Handshakes: 8, SentBytes: 9, ReceivedBytes: 10,
+	}}
+}
 
 type fullSpool struct{}
 
-func (fullSpool) Usage() spool.Usage { return spool.Usage{Bytes: 7, MaxBytes: 10} }
+func (fullSpool) Usage() spool.Usage {
+	return spool.Usage{Bytes: 7, MaxBytes: 10, Paths: 3, Evictions: 4, Refusals: 5, Failures: 6}
+}
 
 func register(t *testing.T) (*prometheus.Registry, *Metrics) {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	m, err := New(registry, Sources{Ledger: ledger{}, Spool: fullSpool{}, Connections: func() int { return 2 }})
+	m, err := New(registry, Sources{
+		Ledger: ledger{}, Fleet: pools{}, Spool: fullSpool{}, Connections: func() int { return 2 },
+		Phases: func() map[string]int { return map[string]int{"Building": 3, "Queued": 0} },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return registry, m
 }
 
-func TestMetrics(t *testing.T) {
-	t.Parallel()
-	registry, m := register(t)
-	plain, kvm := scheduler.Need("x86_64-linux", nil), scheduler.Need("x86_64-linux", []string{"kvm"})
+// happen tells m of one event of each kind.
+func happen(m *Metrics) {
 	m.Ended(plain, "mac/one", "Built")
 	m.Ended(plain, "mac/one", "Built")
 	m.Ended(kvm, "", "ClientGone")
@@ -58,82 +81,19 @@ func TestMetrics(t *testing.T) {
 	m.Dispatched(20 * time.Millisecond)
 	m.Missed(3)
 	m.BrokeProtocol("client")
-	want := `
-# HELP nix_dispatcher_builder_slots Builds that a builder may run at once for this dispatcher.
-# TYPE nix_dispatcher_builder_slots gauge
-nix_dispatcher_builder_slots{builder="mac/one"} 8
-nix_dispatcher_builder_slots{builder="mac/two"} 4
-# HELP nix_dispatcher_builder_up 1 if a builder is healthy as far as this dispatcher knows, cordoned or not.
-# TYPE nix_dispatcher_builder_up gauge
-nix_dispatcher_builder_up{builder="mac/one"} 1
-nix_dispatcher_builder_up{builder="mac/two"} 0
-# HELP nix_dispatcher_builds_running Slots of a builder that are in use by this dispatcher.
-# TYPE nix_dispatcher_builds_running gauge
-nix_dispatcher_builds_running{builder="mac/one"} 3
-nix_dispatcher_builds_running{builder="mac/two"} 0
-# HELP nix_dispatcher_builds_shared_total Builds that were not run because an equal one of another client was under way.
-# TYPE nix_dispatcher_builds_shared_total counter
-nix_dispatcher_builds_shared_total 1
-# HELP nix_dispatcher_builds_total Builds that have ended, by class, by the builder that had them last and by result.
-# TYPE nix_dispatcher_builds_total counter
-nix_dispatcher_builds_total{builder="",class="x86_64-linux with kvm",result="ClientGone"} 1
-nix_dispatcher_builds_total{builder="mac/one",class="x86_64-linux",result="Built"} 2
-# HELP nix_dispatcher_builds_waiting Builds that wait for a slot.
-# TYPE nix_dispatcher_builds_waiting gauge
-nix_dispatcher_builds_waiting 5
-# HELP nix_dispatcher_client_connections Connections of clients.
-# TYPE nix_dispatcher_client_connections gauge
-nix_dispatcher_client_connections 2
-# HELP nix_dispatcher_dispatch_seconds Time from the client's request to the builder's for builds that did not wait for a slot, transfer of missing inputs included.
-# TYPE nix_dispatcher_dispatch_seconds histogram
-nix_dispatcher_dispatch_seconds_bucket{le="0.001"} 0
-nix_dispatcher_dispatch_seconds_bucket{le="0.0025"} 0
-nix_dispatcher_dispatch_seconds_bucket{le="0.005"} 0
-nix_dispatcher_dispatch_seconds_bucket{le="0.01"} 0
-nix_dispatcher_dispatch_seconds_bucket{le="0.025"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="0.05"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="0.1"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="0.25"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="0.5"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="1"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="2.5"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="10"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="60"} 1
-nix_dispatcher_dispatch_seconds_bucket{le="+Inf"} 1
-nix_dispatcher_dispatch_seconds_sum 0.02
-nix_dispatcher_dispatch_seconds_count 1
-# HELP nix_dispatcher_failovers_total Builders that a build has left because they were lost or failed it, by what it did there. The build moved to another one unless it had to be given up.
-# TYPE nix_dispatcher_failovers_total counter
-nix_dispatcher_failovers_total{builder="mac/two",phase="Uploading"} 1
-# HELP nix_dispatcher_log_lines_missed_total Lines of builds' logs that clients did not get because they read too slowly.
-# TYPE nix_dispatcher_log_lines_missed_total counter
-nix_dispatcher_log_lines_missed_total 3
-# HELP nix_dispatcher_protocol_errors_total Messages that made no sense, by the side that sent them: client or builder.
-# TYPE nix_dispatcher_protocol_errors_total counter
-nix_dispatcher_protocol_errors_total{side="client"} 1
-# HELP nix_dispatcher_spool_bytes Space that NARs take in the spool, unfinished ones included.
-# TYPE nix_dispatcher_spool_bytes gauge
-nix_dispatcher_spool_bytes 7
-# HELP nix_dispatcher_spool_limit_bytes Most space that NARs may take in the spool.
-# TYPE nix_dispatcher_spool_limit_bytes gauge
-nix_dispatcher_spool_limit_bytes 10
-# HELP nix_dispatcher_wait_seconds Time that builds waited for a slot and an open session on a builder, by class.
-# TYPE nix_dispatcher_wait_seconds histogram
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="0.01"} 0
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="0.1"} 0
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="0.5"} 0
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="1"} 0
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="5"} 1
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="15"} 1
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="60"} 1
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="300"} 1
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="900"} 1
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="3600"} 1
-nix_dispatcher_wait_seconds_bucket{class="x86_64-linux with kvm",le="+Inf"} 1
-nix_dispatcher_wait_seconds_sum{class="x86_64-linux with kvm"} 2
-nix_dispatcher_wait_seconds_count{class="x86_64-linux with kvm"} 1
-`
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+}
+
+// All metrics as Prometheus reads them, in testdata/metrics.txt.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	registry, m := register(t)
+	happen(m)
+	want, err := os.Open(filepath.Join("testdata", "metrics.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer want.Close()
+	if err := testutil.GatherAndCompare(registry, want); err != nil {
 		t.Error(err)
 	}
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
@@ -149,29 +109,69 @@ func TestRegisteredTwice(t *testing.T) {
 	}
 }
 
+// Derivations can ask for anything, so the number of classes is bounded here.
+func TestClassesAreBounded(t *testing.T) {
+	t.Parallel()
+	names := newClassNames(2)
+	for _, step := range []struct{ system, want string }{
+		{"x86_64-linux", "x86_64-linux"},
+		{strings.Repeat("x", maxClassLength+1), otherClasses},
+		{"no text \xff", otherClasses},
+		{"aarch64-linux", "aarch64-linux"},
+		{"one-too-many", otherClasses},
+		{"x86_64-linux", "x86_64-linux"},
+	} {
+		if got := names.label(scheduler.Need(step.system, nil)); got != step.want {
+			t.Errorf("label of %q = %q, want %q", step.system, got, step.want)
+		}
+	}
+	if got := names.label(kvm); got != otherClasses {
+		t.Errorf("label with a feature = %q, want %q", got, otherClasses)
+	}
+	if got := len(names.seen()); got != 2 {
+		t.Errorf("%d classes were seen, want 2", got)
+	}
+
+	registry, m := register(t)
+	for i := range 2 * maxClasses {
+		m.Ended(scheduler.Need(fmt.Sprintf("system-%d", i), nil), "b\xff", "Built")
+	}
+	count, err := testutil.GatherAndCount(registry, "nix_dispatcher_builds_total")
+	if err != nil || count != maxClasses+1 {
+		t.Errorf("%d series of builds, %v, want %d", count, err, maxClasses+1)
+	}
+}
+
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	registry, m := register(t)
-	m.Ended(scheduler.Class{}, "b", "Built")
-	m.FailedOver("b", "Building")
-	m.Waited(scheduler.Class{}, 0)
-	m.BrokeProtocol("client")
+	happen(m)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var registered []string
 	for _, family := range families {
-		registered = append(registered, family.GetName())
+		var labels []string
+		for _, label := range family.GetMetric()[0].GetLabel() {
+			labels = append(labels, "`"+label.GetName()+"`")
+		}
+		slices.Sort(labels)
+		registered = append(registered, fmt.Sprintf("%s, a %s with %s",
+			family.GetName(), strings.ToLower(family.GetType().String()), strings.Join(labels, ", ")))
 	}
 	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var documented []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `("+namespace+"_\\w+)` ").FindAllStringSubmatch(string(page), -1) {
-		documented = append(documented, row[1])
+	row := regexp.MustCompile("(?m)^\\| `(" + namespace + "_\\w+)` \\| (\\w+) \\| (.*?) ?\\| ")
+	for _, cells := range row.FindAllStringSubmatch(string(page), -1) {
+		labels := strings.Split(cells[3], ", ")
+		slices.Sort(labels)
+		documented = append(documented, fmt.Sprintf("%s, a %s with %s", cells[1], cells[2], strings.Join(labels, ", ")))
 	}
+	slices.Sort(registered)
 	slices.Sort(documented)
 	if diff := cmp.Diff(registered, documented); diff != "" {
 		t.Errorf("docs/metrics.md (-registered +documented):\n%s", diff)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/dispatch"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
@@ -19,6 +20,7 @@ type Sources struct {
 	Started time.Time
 	Server  interface{ Status() dispatch.Status }
 	Ledger  interface{ Status() scheduler.Status }
+	Fleet   interface{ Stats() []fleet.Stats }
 	Spool   interface{ Usage() spool.Usage }
 }
 
@@ -34,19 +36,26 @@ func Gather(sources Sources) Document {
 			Evictions: usage.Evictions, Refusals: usage.Refusals, Failures: usage.Failures,
 		},
 	}
+	pools := map[string]fleet.Stats{}
+	for _, stats := range sources.Fleet.Stats() {
+		pools[stats.Builder] = stats
+	}
 	for i := range ledger.Builders {
-		d.Builders = append(d.Builders, describe(&ledger.Builders[i], ledger.Now))
+		b := &ledger.Builders[i]
+		d.Builders = append(d.Builders, describe(b, pools[b.ID], ledger.Now))
 	}
 	d.Running, d.Waiting = split(server.Builds, ledger.Queue)
 	return d
 }
 
 // describe is a builder as it is shown.
-func describe(b *scheduler.Builder, now time.Time) Builder {
+func describe(b *scheduler.Builder, pool fleet.Stats, now time.Time) Builder {
 	shown := Builder{
 		ID: b.ID, State: StateHealthy,
 		Systems: b.Systems, SupportedFeatures: b.Supported, MandatoryFeatures: b.Mandatory,
 		Slots: b.Slots, Used: b.Running, Orphaned: b.Orphaned, SpeedFactor: b.Speed,
+		Connections: Connections{Interactive: pool.Connections, Bulk: pool.BulkConnections, Handshakes: pool.Handshakes},
+		Sessions:    Sessions{Busy: pool.BusySessions, Idle: pool.IdleSessions, PerConnection: pool.SessionLimit},
 	}
 	switch {
 	case b.Down != "":
