@@ -45,6 +45,8 @@ type options struct {
 	locateTimeout   duration
 	shutdownTimeout duration
 
+	limits limits
+
 	metricsAddress string
 	statusAddress  string
 
@@ -62,7 +64,7 @@ func parseFlags(args []string) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	return o, o.check()
+	return o, errors.Join(o.check(), o.limits.check())
 }
 
 // invalidValue is how package flag begins its words about a value.
@@ -122,6 +124,8 @@ func (o *options) flagSet() *flag.FlagSet {
 	flags.Var(&o.openTimeout, "connect-timeout", "longest `time` to connect to a builder, and to open a session there")
 	flags.Var(&o.locateTimeout, "locate-timeout", "longest `time` to ask builders what they have while a client waits")
 	flags.Var(&o.shutdownTimeout, "shutdown-timeout", "longest `time` to let builds finish after SIGTERM")
+
+	o.limits.register(flags)
 
 	flags.StringVar(&o.metricsAddress, "metrics-address", "", "`address` to serve /metrics on, such as :9464; empty for nowhere")
 	flags.StringVar(&o.statusAddress, "status-address", "", "loopback `address` to serve the status page on, such as 127.0.0.1:9465; empty for nowhere")

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFlags(t *testing.T) {
@@ -35,6 +36,9 @@ func TestFlags(t *testing.T) {
 		"no number":     {[]string{"-max-lines=many"}, "--max-lines=many: must be a whole number"},
 		"lines":         {[]string{"-max-lines=0"}, "at least 1"},
 		"timeout":       {[]string{"-connect-timeout=0s"}, "positive"},
+		"log size":      {[]string{"-max-log-size=lots"}, "--max-log-size=lots: must be a positive number"},
+		"negative":      {[]string{"-build-timeout=-1s"}, "must not be negative"},
+		"client":        {[]string{"-client-timeout=0s"}, "--client-timeout must be positive"},
 		"relative":      {[]string{"-volume=x"}, "absolute"},
 		"unknown":       {[]string{"-x"}, "not defined"},
 	}
@@ -48,6 +52,22 @@ func TestFlags(t *testing.T) {
 	}
 	if _, err := parseFlags([]string{"-volume=x", "-client-path=/nix-dispatch"}); err != nil {
 		t.Errorf("a relative directory with an absolute client path: %v", err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	o, err := parseFlags([]string{"-max-silent-time=1m", "-build-timeout=1h", "-max-log-size=3Mi", "-wait-timeout=2m", "-client-timeout=3m", "-orphan-grace=0s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := o.dispatchLimits()
+	if got.Silence != time.Minute || got.Duration != time.Hour || got.Log != 3<<20 || got.Stall != 3*time.Minute || got.OrphanGrace != 0 || o.limits.wait != duration(2*time.Minute) {
+		t.Errorf("limits = %+v, waiting %v", got, o.limits.wait)
+	}
+	o, err = parseFlags([]string{"-max-log-size=0"})
+	if got := o.dispatchLimits(); err != nil || got.Silence != 0 || got.Duration != 0 || got.Log != 0 || got.OrphanGrace != 2*time.Minute {
+		t.Errorf("defaults = %+v, %v", got, err)
 	}
 }
 

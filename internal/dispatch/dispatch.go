@@ -62,9 +62,13 @@ type Builder interface {
 	BuildDerivation(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink) (*daemon.BuildResult, error)
 	QueryPathInfo(ctx context.Context, path string) (*daemon.PathInfo, bool, error)
 	NARFromPath(ctx context.Context, path string, dst io.Writer) error
-	// Keep gives the session back after questions; Close ends it.
+	// Keep gives the session back after questions, Reuse after a build whose outputs
+	// are no longer needed there; Close ends it. Closed is closed when nothing of it
+	// can run on the builder any more.
 	Keep()
+	Reuse()
 	Close()
+	Closed() <-chan struct{}
 }
 
 // Classes knows the lines of the clients' machines file.

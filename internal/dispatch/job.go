@@ -146,7 +146,7 @@ func (j *job) build() (*daemon.BuildResult, *delivery, error) {
 			}
 		}
 		again := j.judge(p, result, err)
-		j.leave(p, d)
+		j.leave(p, d, again, err)
 		if j.ctx.Err() != nil && err != nil {
 			return nil, nil, context.Cause(j.ctx)
 		}
@@ -220,15 +220,29 @@ func (j *job) attempt(p *placement) (*daemon.BuildResult, *delivery, error) {
 	return result, d, err
 }
 
-// leave gives back the slot of an attempt, and its session unless outputs are still to
-// be fetched over it.
-func (j *job) leave(p *placement, d *delivery) {
-	if d == nil || d.spooled() {
-		// Nothing on the builder is needed any more, least of all a daemon that
-		// waits until the client leaves.
+// leave gives back slot and session of an attempt.
+func (j *job) leave(p *placement, d *delivery, again *setback, err error) {
+	switch {
+	case d != nil && !d.spooled():
+		// The rest is fetched over the session, for which no slot is needed.
+		p.lease.Release()
+	case d != nil:
+		p.session.Reuse()
+		p.lease.Release()
+	case again != nil && again.orphan && again.builder == p.builder:
 		p.session.Close()
+		p.lease.Orphan(j.server.limits.OrphanGrace)
+	case err != nil && j.now.is() == PhaseBuilding && again == nil:
+		// It is cut short, and runs until its daemon has noticed.
+		p.session.Close()
+		j.server.wg.Go(func() {
+			<-p.session.Closed()
+			p.lease.Release()
+		})
+	default:
+		p.session.Close()
+		p.lease.Release()
 	}
-	p.lease.Release()
 }
 
 // mayLackInputs reports whether a build may have failed for want of inputs. How a

@@ -39,6 +39,9 @@ type setback struct {
 	phase   Phase
 	// lost tells a builder that was lost from one that has failed the build.
 	lost bool
+	// orphan is set where the build may still run: the builder was lost by silence
+	// while it had the build.
+	orphan bool
 	// brief is the reason in a few words, err the whole of it.
 	brief string
 	err   error
@@ -76,6 +79,7 @@ func (j *job) judge(p *placement, result *daemon.BuildResult, err error) *setbac
 	switch {
 	case errors.As(err, &lost):
 		back.builder, back.lost, back.brief = lost.Builder, true, lost.Brief()
+		back.orphan = lost.Silent() && back.phase == PhaseBuilding
 		return back
 	case errors.As(err, &remote):
 		back.brief = complaint(remote.Message)

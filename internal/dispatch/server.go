@@ -52,6 +52,9 @@ type Limits struct {
 	// on the builder counts, without transfers.
 	Silence, Duration time.Duration
 	Log               uint64
+	// OrphanGrace is how long the slot of a build that was lost by silence counts as
+	// taken; the build may still run. Zero means not at all.
+	OrphanGrace time.Duration
 	// Attempts is how many builders one build may lose; 4.
 	Attempts int
 }
