@@ -66,9 +66,9 @@ type keeper struct {
 }
 
 // task is something that a keeper's session is used for. Either run is called or
-// abort. An error of run is the end of the keeper.
+// abort.
 type task struct {
-	run   func(*Session) error
+	run   func(*Session)
 	abort func(error)
 }
 
@@ -170,7 +170,7 @@ func (k *keeper) ask(path string) *question {
 		q := &question{done: make(chan struct{}), valid: map[string]bool{}}
 		k.next = q
 		k.enqueue(task{
-			run: func(s *Session) error { return k.put(s, q) },
+			run: func(s *Session) { k.put(s, q) },
 			abort: func(err error) {
 				q.err = err
 				close(q.done)
@@ -228,18 +228,20 @@ func (k *keeper) run() {
 		t := k.queue[0]
 		k.queue = k.queue[1:]
 		g.mu.Unlock()
-		err := k.open()
-		if err != nil {
+		if err := k.open(); err != nil {
+			k.lose(err)
 			t.abort(err)
-		} else {
-			err = t.run(k.session)
+			continue
 		}
-		if err != nil {
-			g.mu.Lock()
-			k.stop(err)
-			g.mu.Unlock()
-		}
+		t.run(k.session)
 	}
+}
+
+// lose ends k because of err. Who is told of err after that gets another keeper.
+func (k *keeper) lose(err error) {
+	k.host.keep.mu.Lock()
+	defer k.host.keep.mu.Unlock()
+	k.stop(err)
 }
 
 // open opens the session unless it is open.
@@ -294,7 +296,8 @@ func (k *keeper) watch(s *Session) {
 }
 
 // put asks a question.
-func (k *keeper) put(s *Session, q *question) error {
+func (k *keeper) put(s *Session, q *question) {
+	defer close(q.done)
 	g := &k.host.keep
 	g.mu.Lock()
 	k.next = nil
@@ -315,8 +318,8 @@ func (k *keeper) put(s *Session, q *question) error {
 	refused := errors.As(err, &remote) && s.client.Usable()
 	if err != nil && !refused {
 		q.err = k.reason(err)
-		close(q.done)
-		return q.err
+		k.lose(q.err)
+		return
 	}
 	if refused {
 		k.host.unheld(remote)
@@ -332,8 +335,6 @@ func (k *keeper) put(s *Session, q *question) error {
 		}
 	}
 	g.mu.Unlock()
-	close(q.done)
-	return nil
 }
 
 // unheld notes that the builder does not hold paths. Its answers are used, but not
@@ -359,13 +360,13 @@ func (k *keeper) infos(ctx context.Context, paths []string) (map[string]daemon.P
 		return nil, err
 	}
 	k.enqueue(task{
-		run: func(s *Session) error {
+		run: func(s *Session) {
 			infos, err := s.queryPathInfos(k.ctx, paths)
 			if err != nil {
 				err = k.reason(err)
+				k.lose(err)
 			}
 			answers <- answer{infos, err}
-			return err
 		},
 		abort: func(err error) { answers <- answer{nil, err} },
 	})

@@ -36,6 +36,8 @@ type machine struct {
 	maxSessions int
 	// broken makes new sessions end at once.
 	broken bool
+	// dialing is how long a connection takes to be made, starting a session.
+	dialing, starting time.Duration
 	// lasting makes streams tell when the machine has ended them.
 	lasting bool
 	// mute makes the first connection open no more sessions and say nothing.
@@ -55,6 +57,10 @@ func newMachine(t *testing.T, opts daemontest.Options) *machine {
 }
 
 func (m *machine) dial(context.Context, inventory.Endpoint) (Conn, error) {
+	m.mu.Lock()
+	dialing := m.dialing
+	m.mu.Unlock()
+	time.Sleep(dialing)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.dials++
@@ -125,6 +131,7 @@ func (w *wire) Start(ctx context.Context, _ string) (Stream, error) {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
+	time.Sleep(w.machine.starting)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	select {

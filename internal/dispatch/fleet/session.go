@@ -125,7 +125,7 @@ func (s *Session) Keep() { s.Reuse() }
 // has failed, or has served for long enough, is closed by it. The caller may rely
 // on nothing that the session has kept from garbage collection.
 func (s *Session) Reuse() {
-	if s.link.bulk || !s.host.giveBack(s) {
+	if s.release != nil || !s.host.giveBack(s) {
 		s.Close()
 	}
 }
