@@ -14,6 +14,8 @@ FUZZTIME ?= 10s
 CONTAINER_TOOL ?= docker
 ENDPOINTS ?= 500
 DURATION ?= 10m
+SEED ?= 2611
+KILLS ?= 50
 INTERVAL ?= 30s
 
 # One set of build flags for everything that is not a test, so that the many
@@ -112,6 +114,10 @@ test-e2e: prerequisites envtest rootfs ## Run the tests that need real Nix (as r
 .PHONY: scale
 scale: envtest ## Measure the operator with ENDPOINTS builders, at rest for DURATION (not part of test).
 	go test -count=1 -v -timeout 0 ./test/scale -endpoints=$(ENDPOINTS) -duration=$(DURATION) -interval=$(INTERVAL)
+
+.PHONY: chaos
+chaos: prerequisites rootfs ## Builds for DURATION among faults of SEED, and KILLS builders killed; logs in bin/chaos (as root).
+	go test -count=1 -v -timeout 0 ./test/chaos -duration=$(DURATION) -seed=$(SEED) -kills=$(KILLS) -logs=$(CURDIR)/bin/chaos -report=$(CURDIR)/bin/chaos/kills.json
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.

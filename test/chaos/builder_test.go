@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"nixbuilder.io/nix-builder-operator/test/nixlab"
+)
+
+// diskSize is the size of a builder's disk, in bytes.
+const diskSize = 192 << 20
+
+// builder is a machine that things are done to, one at a time.
+type builder struct {
+	*nixlab.Builder
+	wire   wire
+	events *events
+	// using is held while something is done to the builder.
+	using sync.Mutex
+	// collections counts runs of the garbage collector, collected the paths that
+	// they have deleted.
+	collections, collected atomic.Int64
+
+	mu sync.Mutex
+	// kills has the times at which the builder was killed.
+	kills []time.Time
+}
+
+// id is what the dispatcher calls the builder.
+func (b *builder) id() string { return builderObject + "/" + b.Name() }
+
+// newBuilder boots a builder with a disk and a link of its own.
+func newBuilder(ctx context.Context, w *world, number int, version nixlab.Version) (*builder, error) {
+	name := fmt.Sprintf("b%d", number)
+	disk := filepath.Join(w.dir, "disk-"+name)
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		return nil, err
+	}
+	if err := run(ctx, "mount", "-t", "tmpfs", "-o", fmt.Sprintf("mode=755,size=%d", diskSize), "disk", disk); err != nil {
+		return nil, err
+	}
+	host, err := w.lab.StartBuilder(ctx, nixlab.BuilderOptions{Name: name, Version: version, OwnNetwork: true, Store: disk})
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{Builder: host, wire: wire{number}, events: w.events}
+	return b, b.plug(ctx)
+}
+
+func (b *builder) plug(ctx context.Context) error {
+	pid, err := b.PID()
+	if err != nil {
+		return err
+	}
+	return b.wire.plug(ctx, pid)
+}
+
+// restart boots the builder with the store that it had.
+func (b *builder) restart(ctx context.Context) error {
+	return errors.Join(b.Restart(ctx), b.plug(ctx))
+}
+
+// kill ends all processes of the builder at once. Connections end with them.
+func (b *builder) kill(why string) time.Time {
+	b.events.down(b.Name(), "killed "+why)
+	at := time.Now()
+	b.Kill()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.kills = append(b.kills, at)
+	return at
+}
+
+// killedBetween reports whether the builder was killed between two times.
+func (b *builder) killedBetween(from, to time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.kills, func(at time.Time) bool { return at.After(from) && at.Before(to) })
+}
+
+// revive ends what kill began.
+func (b *builder) revive(ctx context.Context) error {
+	err := b.restart(ctx)
+	b.events.up(b.Name(), "restarted")
+	return err
+}
+
+// cut lets everything that is sent to the builder vanish.
+func (b *builder) cut(ctx context.Context) error {
+	pid, err := b.PID()
+	if err != nil {
+		return err
+	}
+	b.events.down(b.Name(), "cut off")
+	return b.wire.swallow(ctx, pid)
+}
+
+// heal ends what cut began.
+func (b *builder) heal(ctx context.Context) error {
+	pid, err := b.PID()
+	if err != nil {
+		return err
+	}
+	err = b.wire.deliver(ctx, pid)
+	b.events.up(b.Name(), "connected again")
+	return err
+}
+
+// limit sets the rates to and from the builder in bytes per second; 0 is none.
+func (b *builder) limit(ctx context.Context, to, from int) error {
+	pid, err := b.PID()
+	if err != nil {
+		return err
+	}
+	return errors.Join(b.wire.slowDown(ctx, to), b.wire.slowUp(ctx, pid, from))
+}
+
+// fill takes all space that is left on the builder's disk.
+func (b *builder) fill(ctx context.Context) error {
+	// More than there is room for; what fits stays.
+	_, err := b.Exec(ctx, "sh", "-c", fmt.Sprintf("head -c %d /dev/zero >/nix/filler 2>/dev/null; test -s /nix/filler", diskSize))
+	return err
+}
+
+func (b *builder) empty(ctx context.Context) error {
+	_, err := b.Exec(ctx, "rm", "-f", "/nix/filler")
+	return err
+}
+
+// hangUp ends every session of the dispatcher's on the builder.
+func (b *builder) hangUp(ctx context.Context) error {
+	// Nothing to kill is status 1.
+	_, err := b.Exec(ctx, "sh", "-c", "pkill -KILL -u "+nixlab.TrustedUser+" || [ $? = 1 ]")
+	return err
+}
+
+// collectGarbage runs the garbage collector again and again until ctx ends. A
+// collection may fail: the builder goes down, or its disk is full.
+func (b *builder) collectGarbage(ctx context.Context, pause time.Duration) {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if _, err := b.PID(); err != nil {
+			continue
+		}
+		output, err := b.Exec(ctx, "sh", "-c", "nix-store --gc 2>&1")
+		if err != nil {
+			continue
+		}
+		b.collections.Add(1)
+		b.collected.Add(int64(strings.Count(output, "deleting '/nix/store/")))
+	}
+}

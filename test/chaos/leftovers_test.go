@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// idleSessions is the most daemon sessions that an idle dispatcher keeps on a
+	// builder: one that holds paths, and some that wait for builds.
+	idleSessions = 8
+	// settleTime is how long a dispatcher may take to become idle.
+	settleTime = 20 * time.Second
+	// graceTime is how long slots of builds that were lost by silence stay
+	// counted, and connections for transfers warm: see --orphan-grace.
+	graceTime = 130 * time.Second
+	// slack is by how many goroutines and sockets two idle states may differ, for
+	// the sessions and connections that are kept.
+	slack = 60
+)
+
+// settle waits until nobody builds and nothing is left of builds but what an idle
+// dispatcher keeps, and returns what its process holds then. No more of that than
+// before may be left; a zero before is no bound.
+func (w *world) settle(t *testing.T, before usage) usage {
+	t.Helper()
+	ctx := t.Context()
+	// Only long runs have faults that the dispatcher sees as silent losses.
+	limit := settleTime
+	if *durationFlag >= time.Minute {
+		limit += graceTime
+	}
+	for _, check := range []struct {
+		what  string
+		check func(context.Context) error
+	}{
+		{"slots to be free", w.noBuilds},
+		{"builders to be idle", w.noBuildProcesses},
+		{"clients to be gone", w.noHelpers},
+		{"the spool to hold complete paths only", w.spoolIsWhole},
+		{"the clients' directory to hold no temporary files", w.volumeIsClean},
+	} {
+		if err := eventually(ctx, limit, check.what, func() error { return check.check(ctx) }); err != nil {
+			t.Errorf("left over: %v", err)
+		}
+	}
+	var now usage
+	err := eventually(ctx, limit, "the dispatcher to let go of things", func() (err error) {
+		if now, err = w.dispatcher.usage(ctx); err != nil || before == (usage{}) {
+			return err
+		}
+		if now.goroutines > before.goroutines+slack || now.files > before.files || now.sockets > before.sockets+slack/4 {
+			return fmt.Errorf("it holds %+v, and held %+v at the start", now, before)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("left over: %v", err)
+	}
+	w.events.note("harness: idle, the dispatcher's process holds %+v", now)
+	return now
+}
+
+// noBuilds fails while a slot is in use, or a build or a client is there.
+func (w *world) noBuilds(ctx context.Context) error {
+	status, err := w.dispatcher.state(ctx)
+	if err != nil {
+		return err
+	}
+	if len(status.Builds) > 0 || status.Connections > 0 {
+		return fmt.Errorf("%d builds and %d connections", len(status.Builds), status.Connections)
+	}
+	for _, b := range status.Builders {
+		if b.Running > 0 {
+			return fmt.Errorf("%s: %d slots in use", b.ID, b.Running)
+		}
+	}
+	return nil
+}
+
+// noBuildProcesses fails while a builder runs a build, has its directory, or more
+// sessions than idle ones.
+func (w *world) noBuildProcesses(ctx context.Context) error {
+	var all []error
+	for _, b := range w.builders {
+		running, err := b.BuildsRunning()
+		all = append(all, err)
+		if running > 0 {
+			all = append(all, fmt.Errorf("%s runs %d builds", b.Name(), running))
+		}
+		dirs, err := b.Exec(ctx, "sh", "-c", "ls -d /tmp/nix-* /nix/var/nix/builds/* 2>/dev/null || true")
+		all = append(all, err)
+		if dirs != "" {
+			all = append(all, fmt.Errorf("%s has directories of builds: %s", b.Name(), strings.Fields(dirs)))
+		}
+		sessions, err := b.sessions(ctx)
+		all = append(all, err)
+		if sessions > idleSessions {
+			all = append(all, fmt.Errorf("%s has %d sessions", b.Name(), sessions))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// sessions counts what the dispatcher has running on a builder.
+func (b *builder) sessions(ctx context.Context) (int, error) {
+	text, err := b.Exec(ctx, "sh", "-c", "pgrep -c -f '^[n]ix-daemon --stdio' || true")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(text))
+}
+
+// noHelpers fails while a client has a build hook or a helper.
+func (w *world) noHelpers(ctx context.Context) error {
+	var all []error
+	for _, c := range w.clients {
+		text, err := c.Exec(ctx, "sh", "-c", "pgrep -a -f '[n]ix-dispatch-connect|[b]uild-remote' || true")
+		all = append(all, err)
+		if text != "" {
+			all = append(all, fmt.Errorf("%s still runs %s", c.Name(), text))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// spoolIsWhole fails while the spool's files are not those of the paths that it
+// has.
+func (w *world) spoolIsWhole(ctx context.Context) error {
+	files, err := filepath.Glob(filepath.Join(w.dispatcher.spool, "nars", "*"))
+	if err != nil {
+		return err
+	}
+	size := 0
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		size += int(info.Size())
+	}
+	for name, want := range map[string]int{
+		"nix_dispatcher_spool_files": len(files), "nix_dispatcher_spool_bytes": size,
+	} {
+		got, err := w.dispatcher.metric(ctx, name)
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("%s is %d, and by the files (%d with %d bytes) it should be %d", name, got, len(files), size, want)
+		}
+	}
+	return nil
+}
+
+// volumeIsClean fails while the directory shared with clients has more than helper,
+// socket and configuration.
+func (w *world) volumeIsClean(context.Context) error {
+	entries, err := os.ReadDir(w.dispatcher.volume)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+		if strings.Contains(entry.Name(), "tmp") || strings.HasPrefix(entry.Name(), ".") {
+			return fmt.Errorf("%s is there", entry.Name())
+		}
+	}
+	if len(names) > 4 {
+		return fmt.Errorf("there are %v", names)
+	}
+	return nil
+}
+
+// end stops the dispatcher and fails if anything of it remains.
+func (w *world) end(t *testing.T) {
+	t.Helper()
+	if err := w.dispatcher.stop(); err != nil {
+		t.Errorf("the end of the dispatcher: %v", err)
+	}
+	if files, err := filepath.Glob(filepath.Join(w.dispatcher.spool, "nars", "*")); err != nil || len(files) > 0 {
+		t.Errorf("the spool still has %d files (%v)", len(files), err)
+	}
+	for _, b := range w.builders {
+		err := eventually(t.Context(), patience, "sessions to end", func() error {
+			text, err := b.Exec(t.Context(), "sh", "-c", "ps -u nixt -o args= || true")
+			if err != nil {
+				return err
+			}
+			if text != "" {
+				return fmt.Errorf("%s still runs:\n%s", b.Name(), text)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("left over: %v", err)
+		}
+	}
+}
