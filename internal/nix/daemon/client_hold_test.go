@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -161,6 +162,33 @@ func TestFlightEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		if _, err := c.HoldPaths(ctx, []string{pathA, pathB}, nil); err == nil || c.broken == nil {
 			t.Errorf("error = %v, want the connection to be closed", err)
+		}
+	})
+}
+
+// FuzzFlights plays any daemon against operations that send many requests at once.
+func FuzzFlights(f *testing.F) {
+	hello := serverMagic + word(0x123) + str("2.34.8") + word(1) + word(stderrLast)
+	held := word(stderrLast) + word(1)
+	info := word(stderrLast) + word(1) + str("") + str(hashA) + strs() + words(0, 3, 0) + strs() + str("")
+	for _, s := range []string{
+		held + held + word(stderrLast) + strs(pathA) + info + info,
+		remoteError("no") + held + word(stderrLast) + strs(pathA, pathB) + word(stderrLast) + word(0) + info,
+		held + word(stderrLast) + word(1<<63),
+	} {
+		f.Add([]byte(hello + s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := NewClient(t.Context(), &oneSided{r: bytes.NewReader(data)}, ClientOptions{Limits: fuzzLimits()})
+		if err != nil {
+			return
+		}
+		paths := []string{pathA, pathB}
+		if valid, err := c.HoldPaths(t.Context(), paths, nil); err != nil && c.broken != nil && valid != nil {
+			t.Errorf("answer %v beside %v", valid, err)
+		}
+		if infos, err := c.QueryPathInfos(t.Context(), paths, nil); err == nil && len(infos) != len(paths) {
+			t.Errorf("%d answers to %d questions", len(infos), len(paths))
 		}
 	})
 }

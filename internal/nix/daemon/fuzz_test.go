@@ -163,7 +163,7 @@ func FuzzServer(f *testing.F) {
 		limits := fuzzLimits()
 		limits.Drain = 1 << 20
 		s, err := Accept(t.Context(), &oneSided{r: bytes.NewReader(data)}, ServerOptions{
-			Limits: limits, Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths),
+			Limits: limits, Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths, OpAddTempRoot),
 		})
 		if err != nil {
 			return

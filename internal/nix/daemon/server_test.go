@@ -73,6 +73,12 @@ func TestServerRequests(t *testing.T) {
 			reply:   (*Server).ReplyDone,
 			answer:  lastBytes + word(1),
 		},
+		"AddTempRoot": {
+			request: word(11) + str(pathA),
+			want:    &AddTempRoot{Path: pathA},
+			reply:   (*Server).ReplyDone,
+			answer:  lastBytes + word(1),
+		},
 		"BuildDerivation": {
 			request: word(36) + str(pathDrv) + words(0, 0) + str("x86_64-linux") + str("/bin/sh") + words(0, 0, 0),
 			want: &BuildDerivation{
@@ -147,7 +153,7 @@ func testServed(t *testing.T, tests map[string]served) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			line := encoded(t, LogLine(1, "hello").encode)
-			s := accept(t, ServerOptions{Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths)}, func(p scriptedPeer) {
+			s := accept(t, ServerOptions{Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths, OpAddTempRoot)}, func(p scriptedPeer) {
 				for range 2 {
 					p.say(tc.request)
 					expect(t, p, line+tc.answer)
