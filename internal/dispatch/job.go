@@ -226,7 +226,8 @@ func (j *job) leave(p *placement, d *delivery, again *setback, err error) {
 	case d != nil && !d.spooled():
 		// The rest is fetched over the session, for which no slot is needed.
 		p.lease.Release()
-	case d != nil:
+	case d != nil: // which has all that it needs
+		d.session = nil
 		p.session.Reuse()
 		p.lease.Release()
 	case again != nil && again.orphan && again.builder == p.builder:

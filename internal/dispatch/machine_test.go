@@ -67,6 +67,17 @@ func (m *machine) down() {
 	}
 }
 
+// lose ends all connections to the machine, which takes new ones.
+func (m *machine) lose(why error) {
+	m.mu.Lock()
+	conns := m.conns
+	m.conns = nil
+	m.mu.Unlock()
+	for _, c := range conns {
+		c.end(why)
+	}
+}
+
 func (m *machine) up() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -93,7 +104,7 @@ func (c *conn) Start(context.Context, string) (fleet.Stream, error) {
 	}
 	s := c.machine.Dial()
 	c.streams = append(c.streams, s)
-	return stream{s}, nil
+	return stream{s, c}, nil
 }
 
 func (c *conn) end(err error) {
@@ -112,6 +123,32 @@ func (c *conn) Done() <-chan struct{} { return c.done }
 func (c *conn) Err() error            { return c.err }
 func (c *conn) Close() error          { c.end(net.ErrClosed); return nil }
 
-type stream struct{ net.Conn }
+// stream is a command's stream, which ends with its connection and for the same
+// reason.
+type stream struct {
+	net.Conn
+	of *conn
+}
+
+func (s stream) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	return n, s.why(err)
+}
+
+func (s stream) Write(p []byte) (int, error) {
+	n, err := s.Conn.Write(p)
+	return n, s.why(err)
+}
+
+func (s stream) why(err error) error {
+	if err != nil {
+		select {
+		case <-s.of.done:
+			return s.of.err
+		default:
+		}
+	}
+	return err
+}
 
 func (stream) Stderr() string { return "" }
