@@ -138,6 +138,14 @@ func (j *job) build() (*daemon.BuildResult, *delivery, error) {
 		if err != nil {
 			return nil, nil, j.afterSetbacks(err)
 		}
+		if s := j.failedOn(p.builder); s != nil {
+			p.release()
+			return j.conclude(p, s.result, nil), nil, s.failure()
+		}
+		if err := j.announce(p); err != nil {
+			p.release()
+			return nil, nil, err
+		}
 		result, d, err := j.attempt(p)
 		if d != nil {
 			if err = j.reproduced(d); err != nil {
@@ -179,13 +187,14 @@ func (j *job) place() (*placement, error) {
 		p.release()
 		return nil, fmt.Errorf("the inputs are on builder %s, which cannot build for %s", p.builder, j.need.Class)
 	}
+	return p, nil
+}
+
+// announce tells where the build runs.
+func (j *job) announce(p *placement) error {
 	j.now.placed(p.builder)
 	j.log.Debug("Build has a builder", "builder", p.builder, "seconds", time.Since(j.began).Seconds())
-	if err := j.say(j.placed(p.builder)); err != nil {
-		p.release()
-		return nil, err
-	}
-	return p, nil
+	return j.say(j.placed(p.builder))
 }
 
 // placed is the line that tells the users which builder has the build. Nix itself shows

@@ -141,6 +141,25 @@ func (s *Server) hasOther(j *job, besides string) bool {
 	return false
 }
 
+// failedOn returns how the build has failed on a builder before, as opposed to losing it,
+// or nil. There it is not tried again, even if no other is left.
+func (j *job) failedOn(builder string) *setback {
+	for i := range j.setbacks {
+		if s := &j.setbacks[i]; s.builder == builder && !s.lost {
+			return s
+		}
+	}
+	return nil
+}
+
+// failure is the error that a setback was, nil if it was a result.
+func (s *setback) failure() error {
+	if s.result != nil {
+		return nil
+	}
+	return s.err
+}
+
 // giveUp returns how the build ends if it is not tried again after its last setback.
 func (j *job) giveUp(p *placement, last setback) (*daemon.BuildResult, error) {
 	switch {
