@@ -17,6 +17,9 @@ DURATION ?= 10m
 SEED ?= 2611
 KILLS ?= 50
 INTERVAL ?= 30s
+SECTIONS ?= all
+VERSIONS ?= all
+RUNS ?= 0
 
 # One set of build flags for everything that is not a test, so that the many
 # packages that binaries, tools, vet and lint share are compiled once.
@@ -118,6 +121,12 @@ scale: envtest ## Measure the operator with ENDPOINTS builders, at rest for DURA
 .PHONY: chaos
 chaos: prerequisites rootfs ## Builds for DURATION among faults of SEED, and KILLS builders killed; logs in bin/chaos (as root).
 	go test -count=1 -v -timeout 0 ./test/chaos -duration=$(DURATION) -seed=$(SEED) -kills=$(KILLS) -logs=$(CURDIR)/bin/chaos -report=$(CURDIR)/bin/chaos/kills.json
+
+.PHONY: bench
+bench: prerequisites rootfs ## Measure the dispatcher: SECTIONS with the Nix of VERSIONS, RUNS times each (docs/performance.md).
+	@hack/progress.sh 'building the benchmark' go build -o bin/bench ./test/bench
+	@bin/bench -sections=$(SECTIONS) -versions=$(VERSIONS) -runs=$(RUNS) \
+		$(addprefix -chaos-report=,$(wildcard bin/chaos/kills.json))
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.

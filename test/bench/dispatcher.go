@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"nixbuilder.io/nix-builder-operator/test/bench/figures"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -94,7 +95,7 @@ func (d *dispatcher) waitReady(ctx context.Context, volume string) error {
 
 // way leads clients of the site to the dispatcher.
 func (d *dispatcher) way() way {
-	return way{name: wayDispatcher, builders: "@" + filepath.Join(nixlab.VolumePath, d.name, "machines")}
+	return way{name: figures.Dispatcher, builders: "@" + filepath.Join(nixlab.VolumePath, d.name, "machines")}
 }
 
 // stop ends the dispatcher, and removes its spool: it can be large.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"nixbuilder.io/nix-builder-operator/test/bench/figures"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -39,7 +40,7 @@ func (s *site) floor(ctx context.Context, kind lineKind, slots int) (w way, clos
 	_ = os.Remove(socket) // of an earlier section
 	closeFloor = func() {}
 	if kind.quality.RoundTrip == 0 {
-		err = os.Link(s.stations[0].daemonSocket(s.lab), socket)
+		err = os.Link(s.stations[0].daemonSocket(), socket)
 	} else {
 		closeFloor, err = s.join(ctx, socket, kind)
 	}
@@ -57,7 +58,7 @@ func (s *site) floor(ctx context.Context, kind lineKind, slots int) (w way, clos
 		closeFloor()
 		return way{}, nil, err
 	}
-	return way{name: wayFloor, builders: "@" + file}, closeFloor, nil
+	return way{name: figures.Floor, builders: "@" + file}, closeFloor, nil
 }
 
 // join serves a socket whose connections go through the line to the builder's
@@ -77,7 +78,7 @@ func (s *site) join(ctx context.Context, socket string, kind lineKind) (closeJoi
 	ctx, cancel := context.WithCancel(ctx)
 	j := &joiner{ctx: ctx}
 	j.group.Go(func() {
-		j.serve(far, func() (net.Conn, error) { return net.Dial("unix", b.daemonSocket(s.lab)) })
+		j.serve(far, func() (net.Conn, error) { return net.Dial("unix", b.daemonSocket()) })
 	})
 	j.group.Go(func() {
 		j.serve(near, func() (conn net.Conn, err error) {

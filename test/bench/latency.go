@@ -22,24 +22,23 @@ const (
 
 // scenario is what every way does in turn.
 type scenario struct {
-	name  string
-	limit time.Duration
+	name string
 	// expression returns what to build, under a name that is new every time.
 	expression func(name string) string
 }
 
 func trivial() scenario {
-	return scenario{name: "trivial", limit: smallLimit, expression: nixlab.Trivial}
+	return scenario{name: "trivial", expression: nixlab.Trivial}
 }
 
 func parallel() scenario {
-	return scenario{name: "parallel", limit: smallLimit, expression: func(name string) string {
+	return scenario{name: "parallel", expression: func(name string) string {
 		return nixlab.Parallel(name, parallelBuilds, nixlab.Trivial)
 	}}
 }
 
 func chain() scenario {
-	return scenario{name: "chain", limit: smallLimit, expression: func(name string) string { return chainOf(name, chainLength) }}
+	return scenario{name: "chain", expression: func(name string) string { return chainOf(name, chainLength) }}
 }
 
 // chainOf is n derivations each of which reads the output of the one before.
@@ -50,22 +49,20 @@ func chainOf(name string, n int) string {
 }) "/dev/null" (builtins.genList (i: i) %d)`, name, n)
 }
 
-// latency measures small builds on lines of the kind.
-func (r *run) latency(ctx context.Context, s *site, kind lineKind, scenarios []scenario) error {
+// latency measures a scenario of small builds on lines of the kind.
+func (r *run) latency(ctx context.Context, s *site, kind lineKind, what scenario) error {
 	t, err := s.threeWays(ctx, kind)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	for _, what := range scenarios {
-		for round := range r.runsOf(what.name, kind) {
-			for _, w := range t.inRound(round) {
-				took, _, err := s.build(ctx, s.client, w, what.expression(s.name(what.name)), what.limit)
-				if err != nil {
-					return err
-				}
-				r.add(what.name+"_"+kind.name, s, w.name, took.Seconds())
+	for round := range r.rounds(kind) {
+		for _, w := range t.inRound(round) {
+			took, _, err := s.build(ctx, s.client, w, what.expression(s.name(what.name)), smallLimit)
+			if err != nil {
+				return err
 			}
+			r.add(what.name+"_"+kind.name, s, w.name, took.Seconds())
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"nixbuilder.io/nix-builder-operator/test/bench/figures"
 	"nixbuilder.io/nix-builder-operator/test/bench/netline"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
@@ -53,6 +54,8 @@ type station struct {
 	*nixlab.Builder
 	network *netline.Namespace
 	index   int
+	// lines are by the name of their kind.
+	lines map[string]*netline.Line
 }
 
 // newSite boots the hosts. Close ends all that has been started on it.
@@ -115,7 +118,7 @@ func (s *site) addStation(ctx context.Context, index int) error {
 		return err
 	}
 	s.closers = append(s.closers, network.Close)
-	b := &station{network: network, index: index}
+	b := &station{network: network, index: index, lines: map[string]*netline.Line{}}
 	for k, kind := range lineKinds() {
 		device := fmt.Sprintf("b%dk%d", index, k)
 		line, err := netline.Connect(
@@ -126,6 +129,7 @@ func (s *site) addStation(ctx context.Context, index int) error {
 			return err
 		}
 		s.closers = append(s.closers, line.Close)
+		b.lines[kind.name] = line
 	}
 	b.Builder, err = s.lab.StartBuilder(ctx, nixlab.BuilderOptions{
 		Name:      s.name("builder"),
@@ -153,8 +157,8 @@ func (b *station) ip(kind lineKind) string {
 }
 
 // daemonSocket is the builder's nix-daemon's, as a path of this machine.
-func (b *station) daemonSocket(lab *nixlab.Lab) string {
-	return filepath.Join(lab.Dir(), b.Name(), "nix/var/nix/daemon-socket/socket")
+func (b *station) daemonSocket() string {
+	return filepath.Join(b.Store(), "var/nix/daemon-socket/socket")
 }
 
 // way is one of the ways from the client to the builders.
@@ -163,13 +167,6 @@ type way struct {
 	// builders is the client's setting.
 	builders string
 }
-
-// Names of ways.
-const (
-	wayDirect     = "direct"
-	wayFloor      = "floor"
-	wayDispatcher = "dispatcher"
-)
 
 // direct is how stock Nix does it: ssh-ng with OpenSSH.
 func (s *site) direct(client *nixlab.Client, kind lineKind, slots ...int) (way, error) {
@@ -180,7 +177,7 @@ func (s *site) direct(client *nixlab.Client, kind lineKind, slots ...int) (way, 
 		// The key lies elsewhere on a client than on this machine.
 		lines.WriteString(strings.Replace(line, s.lab.ClientKeyFile(), "/etc/nix/builder_key", 1) + "\n")
 	}
-	return way{name: wayDirect, builders: "@" + file}, client.WriteFile(file, lines.String(), 0o644)
+	return way{name: figures.Direct, builders: "@" + file}, client.WriteFile(file, lines.String(), 0o644)
 }
 
 // errBuild is a build of the benchmark that failed.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"nixbuilder.io/nix-builder-operator/test/bench/figures"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -33,7 +34,7 @@ func (r *run) transfer(ctx context.Context, s *site) error {
 		return err
 	}
 	defer t.Close()
-	for round := range r.runsOf("transfer", loopback) {
+	for round := range r.rounds(loopback) {
 		for _, w := range t.inRound(round) {
 			if err := r.upload(ctx, s, w); err != nil {
 				return err
@@ -47,14 +48,14 @@ func (r *run) transfer(ctx context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	r.add("transfer_rss", s, wayDispatcher, peak)
+	r.add("transfer_rss", s, figures.Dispatcher, peak)
 	return nil
 }
 
 // upload takes a build that does nothing with its large input.
 func (r *run) upload(ctx context.Context, s *site, w way) error {
 	name := s.name("upload")
-	input, err := s.addRandom(ctx, s.client, name, r.transferMiB)
+	input, err := s.addRandom(ctx, s.client, name, r.options.mebibytes)
 	if err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func (r *run) upload(ctx context.Context, s *site, w way) error {
 // the build's last command has ended.
 func (r *run) download(ctx context.Context, s *site, w way) error {
 	name := s.name("download")
-	took, _, err := s.build(ctx, s.client, w, producing(name, r.transferMiB), transferLimit)
+	took, _, err := s.build(ctx, s.client, w, producing(name, r.options.mebibytes), transferLimit)
 	if err != nil {
 		return err
 	}
@@ -142,12 +143,12 @@ func (r *run) lossyTransfer(ctx context.Context, s *site) error {
 		return err
 	}
 	defer t.Close()
-	for round := range r.runsOf("lossy", lossy) {
+	for round := range r.rounds(lossy) {
 		for _, w := range t.inRound(round) {
 			name := s.name("lossy")
 			inputs := make([]string, lossyInputs)
 			for i := range inputs {
-				if inputs[i], err = s.addRandom(ctx, s.client, fmt.Sprintf("%s-%d", name, i), r.transferMiB/lossyInputs); err != nil {
+				if inputs[i], err = s.addRandom(ctx, s.client, fmt.Sprintf("%s-%d", name, i), r.options.mebibytes/lossyInputs); err != nil {
 					return err
 				}
 			}

@@ -43,8 +43,10 @@ type Document struct {
 	Versions map[string]string  `json:"versions"`
 	Sections map[string]Section `json:"sections"`
 	// Lines has the round-trip times that were seen, in milliseconds.
-	Lines  map[string]float64 `json:"lines_rtt_ms"`
-	Series Series             `json:"series"`
+	Lines map[string]float64 `json:"lines_rtt_ms"`
+	// KillsPerPhase is from the chaos test.
+	KillsPerPhase map[string]int `json:"kills_per_phase,omitempty"`
+	Series        Series         `json:"series"`
 }
 
 // MarshalJSON puts the figures beside the other fields, by their names.
@@ -123,6 +125,9 @@ func (d Document) Merge(newer Document) Document {
 	merged.Versions = union(d.Versions, newer.Versions)
 	merged.Sections = union(d.Sections, newer.Sections)
 	merged.Lines = union(d.Lines, newer.Lines)
+	if newer.KillsPerPhase == nil {
+		merged.KillsPerPhase = d.KillsPerPhase
+	}
 	merged.Series = d.Series.Merge(newer.Series)
 	return merged
 }

@@ -36,13 +36,25 @@ func (d Document) Markdown() string {
 		d.Commit, d.Date.UTC().Format("2006-01-02"), m.Cores, m.CPU, m.MemoryMiB, m.Kernel, m.Congestion, d.versions())
 	out.WriteString(d.figureTable())
 	out.WriteString("\n" + d.seriesTable())
+	if len(d.KillsPerPhase) > 0 {
+		out.WriteString("\nKills by the phase of the build: " + d.phases() + ".\n")
+	}
 	return out.String()
 }
 
 func (d Document) versions() string {
 	var all []string
-	for _, name := range slices.SortedFunc(maps.Keys(d.Versions), strings.Compare) {
+	for _, name := range slices.Sorted(maps.Keys(d.Versions)) {
 		all = append(all, name+" "+d.Versions[name])
+	}
+	return strings.Join(all, ", ")
+}
+
+// phases lists how many builders were killed in which phase of their build.
+func (d Document) phases() string {
+	var all []string
+	for _, phase := range slices.Sorted(maps.Keys(d.KillsPerPhase)) {
+		all = append(all, fmt.Sprintf("%s %d", phase, d.KillsPerPhase[phase]))
 	}
 	return strings.Join(all, ", ")
 }
@@ -80,11 +92,11 @@ func (g *Goal) text() string {
 // seriesTable lists the median times of all ways.
 func (d Document) seriesTable() string {
 	var out strings.Builder
-	out.WriteString("| Median, s | Nix | direct | floor | dispatcher |\n|---|---|--:|--:|--:|\n")
+	out.WriteString("| Median, s | Nix | direct | floor | dispatcher | bound |\n|---|---|--:|--:|--:|--:|\n")
 	for _, scenario := range timed() {
 		for _, nix := range slices.SortedFunc(maps.Keys(d.Series[scenario]), CompareNix) {
 			fmt.Fprintf(&out, "| %s | %s |", strings.ReplaceAll(scenario, "_", ", "), nix)
-			for _, way := range []string{Direct, Floor, Dispatcher} {
+			for _, way := range []string{Direct, Floor, Dispatcher, Bound} {
 				cell := ""
 				if samples := d.Series[scenario][nix][way]; len(samples) > 0 {
 					cell = number(Summarize(samples).Median)
@@ -115,4 +127,23 @@ func number(x float64) string {
 	}
 	digits := max(0, 2-int(math.Floor(math.Log10(math.Abs(x)))))
 	return strconv.FormatFloat(x, 'f', digits, 64)
+}
+
+// Text returns the figures for a terminal.
+func (d Document) Text() string {
+	var out strings.Builder
+	figures := Compute(d.Series)
+	for _, spec := range Specs() {
+		f, ok := figures[spec.Name]
+		if !ok {
+			continue
+		}
+		verdict := ""
+		if f.Reached != nil {
+			verdict = map[bool]string{true: "reached", false: "MISSED"}[*f.Reached]
+		}
+		fmt.Fprintf(&out, "%-26s %10s  (%s to %s, %d runs, Nix %s)  %s %s\n", spec.Name, number(f.Median),
+			number(f.Min), number(f.Max), f.Runs, f.Nix, f.Goal.text(), verdict)
+	}
+	return out.String()
 }
