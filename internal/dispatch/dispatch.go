@@ -84,6 +84,8 @@ type Spool interface {
 	Create(info daemon.PathInfo) (*spool.Writer, error)
 	// Pin returns a NAR that is there.
 	Pin(path string) (*spool.Pin, bool)
+	// Forget drops a NAR that has another hash.
+	Forget(path, unless string)
 }
 
 // Sides of a protocol error, for [Recorder].

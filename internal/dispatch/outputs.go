@@ -64,6 +64,9 @@ func (s *supplier) collectOne(ctx context.Context, p *placement, path string) (*
 		return nil, fmt.Errorf("builder %s reports success but does not have the output %s", p.builder, path)
 	}
 	out := &output{info: *info}
+	// What the spool has from a run with another result, which may have ended between
+	// two outputs, must not be mixed with this one in a later build either.
+	s.server.opts.Spool.Forget(path, info.NARHash)
 	if info.NARSize > s.server.limits.SpooledOutput {
 		return out, nil
 	}
@@ -78,8 +81,7 @@ func (s *supplier) collectOne(ctx context.Context, p *placement, path string) (*
 	case err != nil:
 		return nil, err
 	case pin.Info().NARHash != info.NARHash:
-		// The spool has it from another run with another result. Outputs of two
-		// runs must not be mixed, so this one comes from its builder.
+		// Another run was faster in this moment. This one comes from its builder.
 		pin.Release()
 		return out, nil
 	}

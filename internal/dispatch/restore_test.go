@@ -190,3 +190,39 @@ func TestResumedStream(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// The builder dies when one of two outputs is in the spool, and the next one makes
+// others: the client gets both from the same run, and so do later builds.
+func TestBuilderLostWhileOutputsAreSpooled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fetched := 0
+		options := builds("first")
+		options.Before = on(daemon.OpNARFromPath, func(ctx context.Context) error {
+			if fetched++; fetched == 2 {
+				return daemontest.HangUp(ctx)
+			}
+			return nil
+		})
+		one := newMachine(t, "one", options, slots(8))
+		two := newMachine(t, "two", builds("second"))
+		r := newRig(t, rigOptions{builders: []*machine{one, two}})
+		c := r.connect(1, "x86_64-linux.0")
+		d := twoOutputs()
+		for name, got := range c.mustBuild(d) {
+			if !strings.Contains(got, name+"second") {
+				t.Errorf("output %s is %q", name, got)
+			}
+		}
+		for _, out := range d.Outputs {
+			pin, ok := r.spool.Pin(out.Path)
+			if !ok {
+				t.Errorf("%s is not in the spool", out.Name)
+				continue
+			}
+			if want := newFile(out.Path[len("/nix/store/")+33:], out.Name+"second").info.NARHash; pin.Info().NARHash != want {
+				t.Errorf("the spool has %s of the other run", out.Name)
+			}
+			pin.Release()
+		}
+	})
+}

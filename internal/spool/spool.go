@@ -79,6 +79,8 @@ type entry struct {
 	pins int
 	// place is the entry's element in unpinned, nil while it is pinned.
 	place *list.Element
+	// forgotten is set once the entry cannot be found any more.
+	forgotten bool
 }
 
 // Usage says how full a spool is.
@@ -197,8 +199,29 @@ func (s *Store) pin(e *entry) *Pin {
 func (s *Store) unpin(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.pins--; e.pins == 0 {
-		e.place = s.unpinned.PushFront(e)
+	if e.pins--; e.pins > 0 {
+		return
+	}
+	if e.forgotten {
+		s.discard(e)
+		return
+	}
+	e.place = s.unpinned.PushFront(e)
+}
+
+// Forget drops the entry of a store path unless it has that NAR hash: the path has other
+// content now. Those who have pinned the old one can go on reading it.
+func (s *Store) Forget(path, unless string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.entries[path]
+	switch {
+	case !ok || e.info.NARHash == unless:
+	case e.pins == 0:
+		s.evict(e)
+	default:
+		delete(s.entries, path)
+		e.forgotten = true
 	}
 }
 
@@ -227,8 +250,13 @@ func (s *Store) reserve(size int64) (string, error) {
 func (s *Store) evict(e *entry) {
 	s.unpinned.Remove(e.place)
 	delete(s.entries, e.info.Path)
-	s.used -= int64(e.info.NARSize)
 	s.evictions++
+	s.discard(e)
+}
+
+// discard removes the file of an entry that nobody can find. The lock is held.
+func (s *Store) discard(e *entry) {
+	s.used -= int64(e.info.NARSize)
 	s.remove(e.file)
 }
 
