@@ -39,6 +39,8 @@ metrics:
   service: {annotations: {example.com/scrape: "yes"}}
   serviceMonitor: {enabled: true, labels: {release: prometheus}, interval: 30s}
   podMonitor: {enabled: true, labels: {release: prometheus}, interval: 1m}
+  prometheusRule: {enabled: true, labels: {release: prometheus}, runbook: "https://docs.example.com/observe"}
+  dashboard: {enabled: true, annotations: {grafana_folder: Nix}}
 networkPolicy:
   enabled: true
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
@@ -309,7 +311,7 @@ func TestMonitors(t *testing.T) {
 			"app.kubernetes.io/name": pods["app.kubernetes.io/name"], "app.kubernetes.io/instance": pods["app.kubernetes.io/instance"],
 		}},
 		"endpoints": []any{map[string]any{
-			"port": "metrics", "path": "/metrics", "scheme": "https", "interval": "30s",
+			"port": "metrics", "path": "/metrics", "scheme": "https", "interval": "30s", "honorLabels": true,
 			"bearerTokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token",
 			"tlsConfig":       map[string]any{"insecureSkipVerify": true},
 		}},

@@ -30,7 +30,7 @@ const monitoringGroup = "monitoring.coreos.com/v1"
 type objects []client.Object
 
 // decode reads a stream of manifests. Unknown and doubled fields are errors,
-// and so are kinds other than Kubernetes', ours and the two monitors.
+// and so are kinds other than Kubernetes', ours and those of the Prometheus operator.
 func decode(t *testing.T, stream string) objects {
 	t.Helper()
 	decoder := strictDecoder(t)
