@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
@@ -148,26 +147,18 @@ func wait(ctx context.Context, d time.Duration) error {
 }
 
 // retries is how often a connection that failed in this way is tried again at
-// once.
+// once. OpenSSH turns connections away with the same words when too many come and
+// when it penalises an address, and forgets both by itself.
 func retries(err error) int {
 	var e *sshconn.Error
 	if !errors.As(err, &e) {
 		return 0
 	}
 	switch {
-	case penalised(err):
-		return 0
 	case e.Kind == sshconn.KindTurnedAway:
 		return dropRetries
 	case e.Kind == sshconn.KindLost && (e.Step == sshconn.StepIdentify || e.Step == sshconn.StepKeyExchange):
 		return lostRetries
 	}
 	return 0
-}
-
-// penalised reports whether OpenSSH has said that it will have nothing to do with
-// our address for a while (PerSourcePenalties).
-func penalised(err error) bool {
-	var e *sshconn.Error
-	return errors.As(err, &e) && e.Kind == sshconn.KindTurnedAway && strings.HasPrefix(e.Detail, "Not allowed at this time")
 }

@@ -25,14 +25,11 @@ func TestDroppedConnectionsAreTriedAgain(t *testing.T) {
 		down string
 	}{
 		"turned away": {
-			&sshconn.Error{Kind: sshconn.KindTurnedAway, Detail: "Exceeded MaxStartups"}, 1 + dropRetries, "turns connections away",
+			&sshconn.Error{Kind: sshconn.KindTurnedAway, Detail: "Not allowed at this time"}, 1 + dropRetries, "turns connections away",
 		},
 		"dropped without a word": {&sshconn.Error{Kind: sshconn.KindTurnedAway}, 1 + dropRetries, "turns connections away"},
 		"lost in the key exchange": {
 			&sshconn.Error{Kind: sshconn.KindLost, Step: sshconn.StepKeyExchange}, 1 + lostRetries, "unreachable",
-		},
-		"penalised": {
-			&sshconn.Error{Kind: sshconn.KindTurnedAway, Detail: "Not allowed at this time"}, 1, "turns connections away",
 		},
 		"login refused": {&sshconn.Error{Kind: sshconn.KindAuthRefused}, 1, "refuses the login"},
 		"refused":       {&sshconn.Error{Kind: sshconn.KindRefused}, 1, "refuses connections"},
@@ -76,7 +73,6 @@ func TestPauses(t *testing.T) {
 		"a lost connection":    {errCut, 0, firstPause / 2, firstPause * 3 / 2},
 		"lost for long":        {errCut, 100, maxPause / 2, maxPause * 3 / 2},
 		"turned away":          {&sshconn.Error{Kind: sshconn.KindTurnedAway}, 0, turnedAwayPause / 2, turnedAwayPause * 3 / 2},
-		"penalised":            {&sshconn.Error{Kind: sshconn.KindTurnedAway, Detail: "Not allowed at this time"}, 0, refusedPause / 2, refusedPause * 3 / 2},
 		"login refused":        {&sshconn.Error{Kind: sshconn.KindAuthRefused}, 0, refusedPause / 2, refusedPause * 3 / 2},
 		"login refused always": {&sshconn.Error{Kind: sshconn.KindAuthRefused}, 100, maxRefusedPause / 2, maxRefusedPause * 3 / 2},
 	}

@@ -61,7 +61,7 @@ func TestWhatIsNotReused(t *testing.T) {
 				return &daemon.BuildResult{Status: daemon.StatusPermanentFailure}
 			}},
 			use: func(t *testing.T, _ *machine, s *Session) {
-				result, err := s.BuildOutputs(t.Context(), drvC, &daemon.BasicDerivation{}, nil, []string{pathC}, nil)
+				result, err := s.BuildOutputs(t.Context(), drvC, &daemon.BasicDerivation{}, nil, daemon.Outputs{Paths: []string{pathC}})
 				if err != nil || result.Status != daemon.StatusPermanentFailure {
 					t.Errorf("BuildOutputs = %+v, %v", result, err)
 				}

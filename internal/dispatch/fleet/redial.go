@@ -95,7 +95,7 @@ func refused(err error) bool {
 	case sshconn.KindAuthRefused, sshconn.KindAuthDropped:
 		return true
 	}
-	return penalised(err)
+	return false
 }
 
 // describe says in a few words why a builder is down.

@@ -216,27 +216,38 @@ func (s *Session) BuildDerivation(ctx context.Context, drvPath string, drv *daem
 	return result, err
 }
 
-// BuildOutputs builds and fetches the outputs whose paths are given, as the method
-// of daemon.Client explains. It has no time limit of its own.
-func (s *Session) BuildOutputs(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink,
-	outputs []string, take func(daemon.PathInfo) (io.Writer, error),
-) (*daemon.BuildResult, error) {
-	var result *daemon.BuildResult
+// BuildOutputs builds and fetches outputs, as the method of daemon.Client explains.
+// The build has no time limit of its own; after it, the call fails when the builder
+// sends nothing for a while, not counting the time that outputs needs.
+func (s *Session) BuildOutputs(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink, outputs daemon.Outputs) (*daemon.BuildResult, error) {
 	var own failure
 	s.builds++
-	done := s.line.build()
-	err := s.within(ctx, 0, &own, func(ctx context.Context) (err error) {
-		result, err = s.client.BuildOutputs(ctx, drvPath, drv, daemon.BuildNormal, own.sink(sink), outputs, func(info daemon.PathInfo) (io.Writer, error) {
-			w, err := take(info)
-			if err != nil {
-				return nil, own.set(err)
-			}
-			return own.writer(w), nil
-		})
-		return err
-	})
+	ended := s.line.build()
+	calling, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	dog := newWatchdog(stallTimeout, func() { cancel(errSilent) })
+	dog.pause()
+	defer dog.pause()
+	built, take := outputs.Built, outputs.Take
+	outputs.Built = func() {
+		if built != nil {
+			built()
+		}
+		dog.resume()
+	}
+	outputs.Take = func(info daemon.PathInfo) (io.Writer, error) {
+		dog.pause()
+		defer dog.resume()
+		w, err := take(info)
+		if err != nil {
+			return nil, own.set(err)
+		}
+		return dog.writer(own.writer(w)), nil
+	}
+	result, err := s.client.BuildOutputs(calling, drvPath, drv, daemon.BuildNormal, own.sink(sink), outputs)
+	err = s.judge(ctx, calling, &own, err)
 	if err == nil {
-		done()
+		ended()
 	}
 	return result, err
 }
