@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The nix-builder-operator Authors
 
-// Package dispatch is the dispatcher's session code: it accepts the
-// connections that a Nix client's build hook makes through the helper, and
-// gives each build a builder.
+// Package dispatch is the core of the dispatcher: it accepts the connections that
+// a Nix client's build hook makes through the helper, and gives each build a
+// builder.
 //
 // To the client a session is a remote store that trusts it and answers at once.
 // Behind that:
 //
 //	31 QueryValidPaths     answered from the spool and from what several builders have
 //	44 AddMultipleToStore  into the spool
-//	36 BuildDerivation     place (a slot), transfer (what the builder lacks), build, collect outputs
+//	36 BuildDerivation     joins a job: place (a slot), transfer (what the builder lacks), build, collect outputs
 //	26, 38                 the outputs, from the spool or from the builder
 //
-// Nothing is decided before 36, when derivation and inputs are known, and
-// everything a build needs can then be had without the client. So a build whose
-// builder is lost is placed, transferred and built again; only uploads for which
-// the spool had no room are bound to one builder.
+// A session speaks with one connection, a job is one build in flight. Equal builds are
+// one job that several sessions follow; it ends with its outcome, or when the last of
+// them leaves.
+//
+//	session ──supplier──► job ──messages──► journal ──► sessions
+//	   └── hook ◄──delivery── outcome
+//
+// Everything a build needs can be had without the client once 36 has come. So a
+// build whose builder is lost is placed, transferred and built again; only uploads
+// for which the spool had no room are bound to one builder.
 //
 // A client learns store paths of its own builds only, and can change nothing on a
 // builder: operations outside the list are protocol errors, settings are answered
