@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"nixbuilder.io/nix-builder-operator/test/nixlab"
+)
+
+// A terminal that takes nothing, and a machine that hangs, are noticed after half a
+// minute. Other specs fill the time.
+var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, ContinueOnFailure, func() {
+	const lines = 200_000
+	var (
+		builder, hanging *nixlab.Builder
+		d                *dispatcher
+		client           *nixlab.Client
+		frozen           *running
+		terminal         *os.File
+		flooded          func() error
+		began            time.Time
+		before           int
+	)
+	BeforeAll(func(ctx context.Context) {
+		builder = newBuilder(ctx, nixlab.BuilderOptions{Name: "flood-b"})
+		hanging = newBuilder(ctx, nixlab.BuilderOptions{Name: "flood-hanging"})
+		d = newDispatcherWith([]string{"--orphan-grace=5s"}, hanging.MachinesLine(1))
+		client = newClient(ctx, d, nixlab.ClientOptions{Name: "flood-c"})
+		// Not the node's context: both go on.
+		lasting := context.WithoutCancel(ctx)
+		frozen = startBuild(lasting, client, nixlab.Gated("frozen", "/tmp/gate-frozen"))
+		Eventually(frozen.output.String).WithTimeout(patience).Should(ContainSubstring("at the gate"))
+		d.useList(hanging.MachinesLine(1) + "\n" + builder.MachinesLine(2) + "\n")
+		Expect(builder.WriteFile("/tmp/gate-frozen", "", 0o644)).To(Succeed())
+		Expect(hanging.StopProcesses()).To(Succeed())
+		began = time.Now()
+		terminal, flooded = floodTerminal(lasting, client, "flood", lines)
+		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(patience).Should(Equal(1))
+		d.forgetHighWater()
+		before = d.highWater()
+	}, NodeTimeout(specTimeout))
+
+	It("other builds go on as ever", func(ctx context.Context) {
+		for i := range 3 {
+			start := time.Now()
+			mustBuild(ctx, client, nixlab.Trivial(fmt.Sprintf("beside-flood-%d", i)))
+			Expect(time.Since(start)).To(BeNumerically("<", 5*time.Second))
+		}
+		Expect(buildsRunning(builder)).To(Equal(1), "the flood is over too early")
+	}, SpecTimeout(specTimeout))
+
+	Describe("the limits of a build", Ordered, describeLimits)
+	Describe("a client that leaves at any moment", Ordered, describeLeaving)
+
+	It("the flood gives its slot back and takes no memory", func(ctx context.Context) {
+		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(2*time.Minute).Should(BeZero(), "the flood keeps its slot")
+		grown := d.highWater() - before
+		AddReportEntry("flood", fmt.Sprintf("its slot was free after %v at most; memory grew by %d MiB", time.Since(began), grown>>20))
+		Expect(grown).To(BeNumerically("<", 32<<20))
+		// The terminal goes on, and the user hears what is missing.
+		seen, err := io.ReadAll(terminal)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(flooded()).To(Succeed(), "%s", seen[max(0, len(seen)-2000):])
+		missing := regexp.MustCompile(`(\d+) lines of the log are missing`).FindAllStringSubmatch(string(seen), -1)
+		Expect(missing).NotTo(BeEmpty(), "nothing tells what is missing")
+		total := strings.Count(string(seen), "flood: ")
+		for _, m := range missing {
+			n, err := strconv.Atoi(m[1])
+			Expect(err).NotTo(HaveOccurred())
+			total += n
+		}
+		Expect(total).To(Equal(lines), "lines shown and missing")
+	}, SpecTimeout(specTimeout))
+
+	It("the build on the machine that hangs is done elsewhere", func(context.Context) {
+		frozen.expectSuccess()
+		AddReportEntry("hanging machine", fmt.Sprintf("its build was done elsewhere after %v at most", time.Since(began)))
+		Expect(frozen.output.String()).To(MatchRegexp(hanging.IP() + " lost .*: rebuilding on .*" + builder.IP()))
+		Expect(hanging.ContinueProcesses()).To(Succeed())
+	}, SpecTimeout(specTimeout))
+})
+
+// floodTerminal builds something that writes so many lines, on a terminal that shows
+// nothing until it is read. The function waits for the end.
+func floodTerminal(ctx context.Context, client *nixlab.Client, name string, lines int) (terminal *os.File, wait func() error) {
+	GinkgoHelper()
+	commands := fmt.Sprintf("yes 'flood: 0123456789 0123456789 0123456789 0123456789' | head -n %d; echo > $out", lines)
+	command, err := client.NixCommand(ctx, "nix-build", "--no-out-link", "--expr", nixlab.Commands(name, commands))
+	Expect(err).NotTo(HaveOccurred())
+	terminal, write, err := os.Pipe()
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(terminal.Close)
+	command.Stderr = write
+	Expect(command.Start()).To(Succeed())
+	Expect(write.Close()).To(Succeed())
+	return terminal, command.Wait
+}
