@@ -230,6 +230,7 @@ func (s *Session) BuildOutputs(ctx context.Context, drvPath string, drv *daemon.
 	defer dog.pause()
 	built, take := outputs.Built, outputs.Take
 	outputs.Built = func() {
+		ended()
 		if built != nil {
 			built()
 		}

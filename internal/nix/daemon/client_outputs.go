@@ -33,27 +33,33 @@ func (e *MissingOutputError) Error() string {
 	return fmt.Sprintf("the build succeeded but its output %s is not valid", e.Path)
 }
 
+// Outputs says which outputs of a build are fetched, and where to.
+type Outputs struct {
+	// Paths are the store paths of the outputs.
+	Paths []string
+	// Built, unless nil, is called when the build has succeeded.
+	Built func()
+	// Take is then called for each output in the order of Paths. It returns what the
+	// archive is written to before the next one is taken. Its error ends the call:
+	// whoever does not want an archive gives up the connection, and should hold the
+	// path by another one first.
+	Take func(PathInfo) (io.Writer, error)
+}
+
 // BuildOutputs builds drv as BuildDerivation does and fetches the path infos and
 // archives of outputs, all asked for at once (36, then 26 and 38 for each output),
 // so that a build costs one round trip.
-//
-// After a successful result, take is called for each output in the order given; it
-// returns what the archive is written to before the next one is taken. Its error
-// ends the call: whoever does not want an archive gives up the connection, and
-// should hold the path by another one first.
 //
 // The connection can be used again after a success only. A build that fails is a
 // result, not an error; but the answers behind it stay unread, so the connection
 // is closed, as it is after any error, that of the daemon included. A success
 // without one of the outputs is a *MissingOutputError. An error that comes after the
 // result is returned along with it.
-func (c *Client) BuildOutputs(ctx context.Context, drvPath string, drv *BasicDerivation, mode BuildMode, sink MessageSink,
-	outputs []string, take func(PathInfo) (io.Writer, error),
-) (*BuildResult, error) {
+func (c *Client) BuildOutputs(ctx context.Context, drvPath string, drv *BasicDerivation, mode BuildMode, sink MessageSink, outputs Outputs) (*BuildResult, error) {
 	var result *BuildResult
 	err := c.step(ctx, OpBuildDerivation.String(), func() (err error) {
 		c.askBuild(drvPath, drv, mode)
-		flight := outputs[:min(len(outputs), outputsPerFlight)]
+		flight := outputs.Paths[:min(len(outputs.Paths), outputsPerFlight)]
 		c.askOutputs(flight)
 		if result, err = c.readResult(sink); err != nil {
 			return c.breakOff(err)
@@ -62,9 +68,12 @@ func (c *Client) BuildOutputs(ctx context.Context, drvPath string, drv *BasicDer
 			_ = c.breakOff(errUnread)
 			return nil
 		}
-		for rest := outputs[len(flight):]; ; rest = rest[len(flight):] {
+		if outputs.Built != nil {
+			outputs.Built()
+		}
+		for rest := outputs.Paths[len(flight):]; ; rest = rest[len(flight):] {
 			for _, path := range flight {
-				if err := c.readOutput(path, take); err != nil {
+				if err := c.readOutput(path, outputs.Take); err != nil {
 					return c.breakOff(err)
 				}
 			}

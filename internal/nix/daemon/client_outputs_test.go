@@ -74,10 +74,11 @@ func TestBuildOutputs(t *testing.T) {
 			}
 			var got taken
 			lines := 0
+			success := 0
 			result, err := c.BuildOutputs(t.Context(), pathDrv, drv, BuildNormal, func(Message) error { lines++; return nil },
-				[]string{pathA, pathB}, got.take)
-			if err != nil || !result.Status.Success() || lines != 1 {
-				t.Fatalf("%+v, %v, %d lines", result, err, lines)
+				Outputs{Paths: []string{pathA, pathB}, Built: func() { success += 1 + len(got.infos) }, Take: got.take})
+			if err != nil || !result.Status.Success() || lines != 1 || success != 1 {
+				t.Fatalf("%+v, %v, %d lines, %d times told of success", result, err, lines, success)
 			}
 			want := []PathInfo{{Path: pathA, NARHash: hashA, NARSize: 3}, {Path: pathB, NARHash: hashA, NARSize: 3}}
 			if diff := cmp.Diff(want, got.infos); diff != "" {
@@ -109,7 +110,7 @@ func TestBuildOutputsInFlights(t *testing.T) {
 		exchange(t, flight("", outputs[2*outputsPerFlight])[len(flight("")):], outputInfo+word(stderrLast)+fileNAR("x"))(p)
 	})
 	var got taken
-	if _, err := c.BuildOutputs(t.Context(), pathDrv, drv, BuildNormal, nil, outputs, got.take); err != nil {
+	if _, err := c.BuildOutputs(t.Context(), pathDrv, drv, BuildNormal, nil, Outputs{Paths: outputs, Take: got.take}); err != nil {
 		t.Fatal(err)
 	}
 	if len(got.infos) != len(outputs) || got.infos[len(outputs)-1].Path != outputs[len(outputs)-1] {
@@ -180,12 +181,15 @@ func TestBuildOutputsEndsTheConnection(t *testing.T) {
 				_ = p.Close()
 			})
 			takes := 0
-			result, err := c.BuildOutputs(t.Context(), pathDrv, drv, BuildNormal, nil, []string{pathA, pathB}, func(PathInfo) (io.Writer, error) {
-				takes++
-				if tc.refuse {
-					return nil, tooBig
-				}
-				return io.Discard, nil
+			result, err := c.BuildOutputs(t.Context(), pathDrv, drv, BuildNormal, nil, Outputs{
+				Paths: []string{pathA, pathB},
+				Take: func(PathInfo) (io.Writer, error) {
+					takes++
+					if tc.refuse {
+						return nil, tooBig
+					}
+					return io.Discard, nil
+				},
 			})
 			switch {
 			case tc.check != nil:
@@ -227,7 +231,7 @@ func TestBuildOutputsContextEnds(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
 				var got taken
-				_, err := c.BuildOutputs(ctx, pathDrv, drv, BuildNormal, nil, []string{pathA}, got.take)
+				_, err := c.BuildOutputs(ctx, pathDrv, drv, BuildNormal, nil, Outputs{Paths: []string{pathA}, Take: got.take})
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("error = %v", err)
 				}

@@ -78,7 +78,7 @@ func TestRealBuildOutputs(t *testing.T) {
 		// what is there already is one, too.
 		for range 2 {
 			result, err := c.BuildOutputs(ctx, realDrv, twoOutputs("echo a > $out; echo b > $dev"), daemon.BuildNormal, nil,
-				[]string{realOut, realOther}, take)
+				daemon.Outputs{Paths: []string{realOut, realOther}, Take: take})
 			if err != nil || !result.Status.Success() {
 				t.Fatalf("build: %+v, %v", result, err)
 			}
@@ -92,7 +92,7 @@ func TestRealBuildOutputs(t *testing.T) {
 		failing := twoOutputs("exit 3")
 		failing.Outputs = failing.Outputs[1:]
 		failing.Outputs[0].Path = realLarge
-		result, err := c.BuildOutputs(ctx, realDrv, failing, daemon.BuildNormal, nil, []string{realLarge}, take)
+		result, err := c.BuildOutputs(ctx, realDrv, failing, daemon.BuildNormal, nil, daemon.Outputs{Paths: []string{realLarge}, Take: take})
 		if err != nil || result.Status != daemon.StatusPermanentFailure || len(archives) != 0 {
 			t.Errorf("failing build: %+v, %v, %d archives", result, err, len(archives))
 		}
@@ -134,7 +134,10 @@ func TestRealBuildOutputsCancel(t *testing.T) {
 				time.AfterFunc(time.Second, func() { cancel(userGone) })
 			}
 			return nil
-		}, []string{realOut, realOther}, func(daemon.PathInfo) (io.Writer, error) { return io.Discard, nil })
+		}, daemon.Outputs{
+			Paths: []string{realOut, realOther},
+			Take:  func(daemon.PathInfo) (io.Writer, error) { return io.Discard, nil },
+		})
 		if !errors.Is(err, userGone) {
 			t.Fatalf("error = %v", err)
 		}
