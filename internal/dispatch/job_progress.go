@@ -43,6 +43,7 @@ func (j *job) enter(phase Phase) {
 	if !j.now.enter(phase) {
 		return
 	}
+	j.log.Debug("Build enters a phase", "phase", phase, "builder", j.now.at())
 	if phase == PhaseBuilding {
 		j.limiter.begin()
 		if !j.waited && len(j.setbacks) == 0 {
