@@ -139,7 +139,6 @@ func FuzzServer(f *testing.F) {
 	hello := "cxin\x00\x00\x00\x00"
 	for name, c := range captures(f) {
 		if strings.HasPrefix(filepath.Dir(name), "28") {
-			f.Add(bytes.ReplaceAll(c.client, []byte("/nt/store"), []byte("/nix/stor")))
 			f.Add(c.client)
 		}
 	}
@@ -162,8 +161,12 @@ func FuzzServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		limits := fuzzLimits()
 		limits.Drain = 1 << 20
+		dir := "" // the captures are of another store
+		if bytes.Contains(data, []byte("/nt/store/")) {
+			dir = "/nt/store"
+		}
 		s, err := Accept(t.Context(), &oneSided{r: bytes.NewReader(data)}, ServerOptions{
-			Limits: limits, Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths, OpAddTempRoot),
+			Limits: limits, StoreDir: dir, Operations: append(HookOperations(), OpBuildPaths, OpQuerySubstitutablePaths, OpAddTempRoot),
 		})
 		if err != nil {
 			return
@@ -262,5 +265,60 @@ func FuzzClient(f *testing.F) {
 		_, _ = c.NARFromPath(ctx, pathA, io.Discard, nil)
 		_ = c.AddMultipleToStore(ctx, files("x"), nil)
 		_, _ = c.BuildDerivation(ctx, pathDrv, &BasicDerivation{}, BuildNormal, nil)
+	})
+}
+
+// FuzzFlight plays any daemon against requests that are sent several at a time, from
+// their first answer on.
+func FuzzFlight(f *testing.F) {
+	info := lastBytes + word(1) + str("") + str(hashA) + words(0, 0, 128, 0, 0, 0)
+	result := lastBytes + words(0, 0, 0, 0, 0, 0, 0)
+	archive := lastBytes + fileNAR("x")
+	for _, s := range []string{
+		lastBytes + word(1) + lastBytes + word(1) + lastBytes + strs(pathA, pathB),
+		lastBytes + word(1) + lastBytes + word(1) + lastBytes + strs(pathA, pathDrv),
+		info + info, info + lastBytes + word(0), lastBytes + word(0) + info,
+		result + info + archive + info + archive, result + info + archive + lastBytes + word(0),
+		result + info + lastBytes + str("nix-archive-1") + word(1<<64-2),
+		lastBytes + words(3, 2) + "no\x00\x00\x00\x00\x00\x00" + words(0, 0, 0, 0, 0) + lastBytes + word(0),
+		word(stderrError) + str("Error") + word(0) + str("x") + str("path is not valid") + words(0, 0),
+	} {
+		f.Add([]byte(s))
+	}
+	for _, s := range hostile() {
+		f.Add([]byte(lastBytes + s))
+		f.Add([]byte(result + lastBytes + s))
+	}
+	hello := serverMagic + word(0x123) + str("2.34.8") + word(1) + lastBytes
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ctx, asked := t.Context(), []string{pathA, pathB}
+		with := func(call func(c *Client)) {
+			c, err := NewClient(ctx, &oneSided{r: strings.NewReader(hello + string(data))}, ClientOptions{Limits: fuzzLimits()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			call(c)
+		}
+		with(func(c *Client) {
+			valid, err := c.HoldPaths(ctx, asked, nil)
+			if err != nil && valid != nil {
+				t.Errorf("HoldPaths: %q and %v", valid, err)
+			}
+		})
+		with(func(c *Client) {
+			infos, err := c.QueryPathInfos(ctx, asked, nil)
+			if err == nil && len(infos) != len(asked) {
+				t.Errorf("QueryPathInfos: %d infos", len(infos))
+			}
+		})
+		with(func(c *Client) {
+			taken := 0
+			result, err := c.BuildOutputs(ctx, pathDrv, &BasicDerivation{}, BuildNormal, nil, Outputs{
+				Paths: asked, Take: func(PathInfo) (io.Writer, error) { taken++; return io.Discard, nil },
+			})
+			if err == nil && (result == nil || result.Status.Success() && taken != len(asked)) {
+				t.Errorf("BuildOutputs: %+v with %d outputs", result, taken)
+			}
+		})
 	})
 }
