@@ -70,6 +70,13 @@ func (e *VersionError) Error() string {
 		strconv.Itoa(Version) + ": both have to come from the same release"
 }
 
+// FormatError is a header that is none, or makes no sense.
+type FormatError struct {
+	text string
+}
+
+func (e *FormatError) Error() string { return "dispatch header: " + e.text }
+
 // Append adds the encoded header to dst. It fails, and leaves dst as it is,
 // when the target is not valid.
 func (h Header) Append(dst []byte) ([]byte, error) {
@@ -93,7 +100,8 @@ func (h Header) Append(dst []byte) ([]byte, error) {
 // Decode reads exactly one header, not a byte more. The caller sets the
 // deadline. A peer that closes before it says anything, as a probe of the
 // socket does, gives io.EOF; one that stops half-way io.ErrUnexpectedEOF; one
-// of another version a *VersionError.
+// of another version a *VersionError; one that says something else a
+// *FormatError.
 func Decode(r io.Reader) (Header, error) {
 	var prefix [prefixSize]byte
 	if n, err := io.ReadFull(r, prefix[:]); err != nil {
@@ -103,16 +111,16 @@ func Decode(r io.Reader) (Header, error) {
 		return Header{}, &readError{what: "prefix", err: err}
 	}
 	if string(prefix[:len(magic)]) != magic {
-		return Header{}, errors.New("dispatch header: it begins with " + strconv.Quote(string(prefix[:len(magic)])) +
-			" and not with " + strconv.Quote(magic) + ": something other than nix-dispatch-connect uses the socket")
+		return Header{}, &FormatError{"it begins with " + strconv.Quote(string(prefix[:len(magic)])) +
+			" and not with " + strconv.Quote(magic) + ": something other than nix-dispatch-connect uses the socket"}
 	}
 	if v := prefix[len(magic)]; v != Version {
 		return Header{}, &VersionError{Got: v}
 	}
 	size := int(readUint(prefix[len(magic)+2:], 2))
 	if size < fixedBody || size > MaxBody {
-		return Header{}, errors.New("dispatch header: a body of " + strconv.Itoa(size) + " bytes is not within " +
-			strconv.Itoa(fixedBody) + " and " + strconv.Itoa(MaxBody))
+		return Header{}, &FormatError{"a body of " + strconv.Itoa(size) + " bytes is not within " +
+			strconv.Itoa(fixedBody) + " and " + strconv.Itoa(MaxBody)}
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(r, body); err != nil {
@@ -135,12 +143,12 @@ func parseBody(body []byte) (Header, error) {
 	class := body[fixedBody:]
 	length := int(body[fixedBody-1])
 	if length > len(class) {
-		return Header{}, errors.New("dispatch header: the class has " + strconv.Itoa(length) + " bytes but only " +
-			strconv.Itoa(len(class)) + " are left")
+		return Header{}, &FormatError{"the class has " + strconv.Itoa(length) + " bytes but only " +
+			strconv.Itoa(len(class)) + " are left"}
 	}
 	h.Class = string(class[:length])
 	if err := h.Validate(); err != nil {
-		return Header{}, errors.New("dispatch header: " + err.Error())
+		return Header{}, &FormatError{err.Error()}
 	}
 	return h, nil
 }

@@ -131,8 +131,9 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := Decode(bytes.NewReader(tc.in))
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("error = %v, want one with %q", err, tc.want)
+			var format *FormatError
+			if !errors.As(err, &format) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error = %v, want a FormatError with %q", err, tc.want)
 			}
 		})
 	}

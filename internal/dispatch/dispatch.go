@@ -126,8 +126,12 @@ type Recorder interface {
 // breaksProtocol reports whether err is a peer's violation of a protocol, and not
 // the end of a connection.
 func breaksProtocol(err error) bool {
-	var protocol *daemon.ProtocolError
-	return errors.As(err, &protocol) || errors.Is(err, wire.ErrMalformed)
+	var (
+		protocol *daemon.ProtocolError
+		header   *connect.FormatError
+		version  *connect.VersionError
+	)
+	return errors.As(err, &protocol) || errors.As(err, &header) || errors.As(err, &version) || errors.Is(err, wire.ErrMalformed)
 }
 
 // OnFleet returns the fleet as Builders.
