@@ -105,19 +105,19 @@ func (h *host) reach() (Conn, error) {
 	h.begun = true
 	h.mu.Unlock()
 	if jitter := h.fleet.opts.Jitter; first && jitter > 0 {
-		_ = wait(h.ctx, rand.N(jitter))
+		_ = rest(h.ctx, rand.N(jitter))
 	}
-	pause := firstDropPause
+	wait := firstDropPause
 	for tries := 0; ; tries++ {
 		conn, err := h.shake(endpoint)
 		if err == nil || tries >= retries(err) {
 			return conn, err
 		}
 		h.log.Debug("Connection was dropped before the login", "error", err)
-		if wait(h.ctx, pause/2+rand.N(pause)) != nil {
+		if rest(h.ctx, wait/2+rand.N(wait)) != nil {
 			return nil, err
 		}
-		pause = min(2*pause, maxDropPause)
+		wait = min(2*wait, maxDropPause)
 	}
 }
 
@@ -134,8 +134,8 @@ func (h *host) shake(endpoint inventory.Endpoint) (Conn, error) {
 	return h.fleet.opts.Dial(ctx, endpoint)
 }
 
-// wait pauses for d, or until ctx ends, which is its error.
-func wait(ctx context.Context, d time.Duration) error {
+// rest waits for d, or until ctx ends, which is its error.
+func rest(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -63,28 +63,6 @@ func TestDroppedConnectionsAreTriedAgain(t *testing.T) {
 	}
 }
 
-func TestPauses(t *testing.T) {
-	t.Parallel()
-	tests := map[string]struct {
-		err            error
-		failures       int
-		least, longest time.Duration
-	}{
-		"a lost connection":    {errCut, 0, firstPause / 2, firstPause * 3 / 2},
-		"lost for long":        {errCut, 100, maxPause / 2, maxPause * 3 / 2},
-		"turned away":          {&sshconn.Error{Kind: sshconn.KindTurnedAway}, 0, turnedAwayPause / 2, turnedAwayPause * 3 / 2},
-		"login refused":        {&sshconn.Error{Kind: sshconn.KindAuthRefused}, 0, refusedPause / 2, refusedPause * 3 / 2},
-		"login refused always": {&sshconn.Error{Kind: sshconn.KindAuthRefused}, 100, maxRefusedPause / 2, maxRefusedPause * 3 / 2},
-	}
-	for name, tc := range tests {
-		for range 100 {
-			if got := pause(tc.failures, tc.err); got < tc.least || got > tc.longest {
-				t.Errorf("%s: %v, want between %v and %v", name, got, tc.least, tc.longest)
-			}
-		}
-	}
-}
-
 func TestHandshakesAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		m := newMachine(t, daemontest.Options{})

@@ -4,6 +4,7 @@
 package fleet
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,9 @@ const (
 	// the earliest: Nix 2.34.8 misses a hang-up in the first moments of a build,
 	// which then runs to its end.
 	hangUpDelay = 100 * time.Millisecond
+	// dyingTime is how long a build may go on after its session has ended: sshd does
+	// not wait for what it hangs up on, and nix-daemon takes a moment to notice.
+	dyingTime = 200 * time.Millisecond
 	// endTimeout bounds the wait for a builder to say that a session has ended.
 	endTimeout = 5 * time.Second
 )
@@ -103,20 +107,32 @@ func (l *line) Close() error {
 	return nil
 }
 
-// ended tells when the builder has ended the stream, nil if it has already or does
-// not tell. The stream must be closed.
-func (l *line) ended() (told <-chan struct{}, limit time.Duration) {
+// wind returns a function that waits until nothing of a closed stream can run on the
+// builder any more, or ctx ends; nil if that is now.
+func (l *line) wind() func(ctx context.Context) {
 	l.mu.Lock()
-	limit = time.Until(l.hungUp)
+	wait := time.Until(l.hungUp)
+	interrupted := l.building && !l.asked.IsZero()
 	l.mu.Unlock()
-	told = l.end()
-	switch {
-	case l.gone():
-		return nil, 0
-	case told == nil:
-		return nil, max(limit, 0)
+	told := l.end()
+	if told == nil && wait <= 0 || l.gone() && !interrupted {
+		return nil
 	}
-	return told, max(limit, 0) + endTimeout
+	return func(ctx context.Context) {
+		if told != nil {
+			limit, cancel := context.WithTimeout(ctx, max(wait, 0)+endTimeout)
+			defer cancel()
+			select {
+			case <-told:
+			case <-limit.Done():
+			}
+			wait = 0
+			if interrupted {
+				wait = dyingTime
+			}
+		}
+		_ = rest(ctx, wait)
+	}
 }
 
 // end is closed when the builder has ended the stream; nil if it does not tell.

@@ -21,7 +21,7 @@ func TestHangUpWaitsForTheBuildToBegin(t *testing.T) {
 		after time.Duration // from the request to the cancellation
 		want  time.Duration // from the request to the hang-up
 	}{
-		"at once": {0, hangUpDelay},
+		"at once": {1, hangUpDelay},
 		"soon":    {hangUpDelay / 2, hangUpDelay},
 		"later":   {time.Second, time.Second},
 	}
@@ -51,8 +51,11 @@ func TestHangUpWaitsForTheBuildToBegin(t *testing.T) {
 					t.Errorf("Close took %v", time.Since(called))
 				}
 				<-s.Closed()
+				if left, took := max(tc.want-tc.after, 0), time.Since(called); took != left+dyingTime {
+					t.Errorf("Closed tells after %v, want %v and time for the build to die", took, left)
+				}
 				synctest.Wait()
-				if tc.after > 0 && ended.Sub(began) != tc.want {
+				if ended.Sub(began) != tc.want {
 					t.Errorf("hung up %v after the request, want %v", ended.Sub(began), tc.want)
 				}
 				if limit := f.Stats()[0]; limit.BusySessions != 0 {
@@ -97,8 +100,8 @@ func TestEndThatIsNotTold(t *testing.T) {
 		began := time.Now()
 		s.Close()
 		<-s.Closed()
-		if time.Since(began) != endTimeout {
-			t.Errorf("it took %v, want %v", time.Since(began), endTimeout)
+		if want := endTimeout + dyingTime; time.Since(began) != want {
+			t.Errorf("it took %v, want %v", time.Since(began), want)
 		}
 		time.Sleep(time.Hour) // until the daemon ends it
 	})

@@ -91,22 +91,12 @@ func (s *Session) hangUp() {
 	if s.link.bulk {
 		h.warm(s.link)
 	}
-	told, limit := s.line.ended()
-	settle := func() {
+	end := s.line.wind()
+	if end == nil || !h.fleet.spawn(func() {
+		end(h.fleet.ctx)
 		s.settle()
-		close(s.closed)
-	}
-	if told == nil && limit == 0 || !h.fleet.spawn(func() {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		select {
-		case <-told:
-		case <-timer.C:
-		case <-h.fleet.ctx.Done():
-		}
-		settle()
 	}) {
-		settle()
+		s.settle()
 	}
 }
 
@@ -115,6 +105,7 @@ func (s *Session) settle() {
 	if !s.link.bulk {
 		s.link.uncount(false)
 	}
+	close(s.closed)
 }
 
 // Keep gives a session back that has only answered questions, for use by another.

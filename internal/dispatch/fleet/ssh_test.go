@@ -319,6 +319,7 @@ func TestPause(t *testing.T) {
 		"first":          {0, errCut, firstPause / 2, 2 * firstPause},
 		"fourth":         {3, errCut, 4 * firstPause, 16 * firstPause},
 		"many":           {1000, errCut, maxPause / 2, 2 * maxPause},
+		"turned away":    {0, &sshconn.Error{Kind: sshconn.KindTurnedAway}, turnedAwayPause / 2, 2 * turnedAwayPause},
 		"refused":        {0, refusedLogin, refusedPause / 2, 2 * refusedPause},
 		"refused, often": {50, refusedLogin, maxRefusedPause / 2, 2 * maxRefusedPause},
 	}
