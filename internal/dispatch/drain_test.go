@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
+	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
 )
 
@@ -106,6 +107,25 @@ func TestShutdownFinishesSharedBuilds(t *testing.T) {
 		two.fetch(d.Outputs[0].Path)
 		if err := <-down; err != nil || time.Since(began) > time.Minute {
 			t.Errorf("Shutdown: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// A build that was to be tried elsewhere when the dispatcher shuts down ends as it has
+// failed.
+func TestFailureWhileShuttingDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := newMachine(t, "one", minutes(&daemon.BuildResult{Status: daemon.StatusTransientFailure, ErrorMessage: "it rains"}), slots(8))
+		r := newRig(t, rigOptions{builders: []*machine{one, newMachine(t, "two", daemontest.Options{})}})
+		built := r.connect(1, "x86_64-linux.0").inBackground(t.Context(), newDerivation("out"))
+		time.Sleep(time.Second)
+		down := make(chan error, 1)
+		go func() { down <- r.server.Shutdown(context.Background()) }()
+		if got := <-built; got.err != nil || got.ErrorMessage != "it rains (on builder b/one)" {
+			t.Errorf("result = %+v", got)
+		}
+		if err := <-down; err != nil {
+			t.Error(err)
 		}
 	})
 }

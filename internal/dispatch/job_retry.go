@@ -141,23 +141,34 @@ func (s *Server) hasOther(j *job, besides string) bool {
 	return false
 }
 
-// failedOn returns how the build has failed on a builder before, as opposed to losing it,
-// or nil. There it is not tried again, even if no other is left.
-func (j *job) failedOn(builder string) *setback {
+// standing returns the failure that stands when the build is placed on p, or cannot be
+// placed if p is nil; nil if there is none. Where a build has failed, as opposed to losing
+// its builder, it is not tried again, even if no other builder is left.
+func (j *job) standing(p *placement) *setback {
+	n := len(j.setbacks)
+	if n == 0 || j.ctx.Err() != nil {
+		return nil
+	}
+	if last := &j.setbacks[n-1]; p == nil && !last.lost {
+		return last
+	}
 	for i := range j.setbacks {
-		if s := &j.setbacks[i]; s.builder == builder && !s.lost {
+		if s := &j.setbacks[i]; p != nil && s.builder == p.builder && !s.lost {
 			return s
 		}
 	}
 	return nil
 }
 
-// failure is the error that a setback was, nil if it was a result.
-func (s *setback) failure() error {
-	if s.result != nil {
-		return nil
+// settle ends the build with an earlier failure, instead of a try on p.
+func (j *job) settle(p *placement, failed *setback) (*daemon.BuildResult, *delivery, error) {
+	if p != nil {
+		p.release()
 	}
-	return s.err
+	if failed.result != nil {
+		return j.conclude(failed.builder, failed.result, nil), nil, nil
+	}
+	return nil, nil, j.afterSetbacks(failed.err)
 }
 
 // giveUp returns how the build ends if it is not tried again after its last setback.
@@ -168,7 +179,7 @@ func (j *job) giveUp(p *placement, last setback) (*daemon.BuildResult, error) {
 	case len(j.setbacks) < j.server.limits.Attempts:
 		return nil, nil
 	case last.result != nil:
-		return j.conclude(p, last.result, nil), nil
+		return j.conclude(last.builder, last.result, nil), nil
 	}
 	return nil, fmt.Errorf("gave up after losing %d builders: %s", len(j.setbacks), j.tried())
 }
@@ -195,14 +206,14 @@ func (j *job) afterSetbacks(err error) error {
 
 // conclude returns the outcome of an attempt as its users get it: with the builders in
 // the reason of a failure. It is nil if err is no result.
-func (j *job) conclude(p *placement, result *daemon.BuildResult, err error) *daemon.BuildResult {
+func (j *job) conclude(builder string, result *daemon.BuildResult, err error) *daemon.BuildResult {
 	if limited := asResult(err); limited != nil {
 		result = limited
 	}
 	if result == nil || result.Status.Success() {
 		return result
 	}
-	result.ErrorMessage = located(result.ErrorMessage, p.builder)
+	result.ErrorMessage = located(result.ErrorMessage, builder)
 	if len(j.setbacks) > 0 && j.setbacks[len(j.setbacks)-1].result != result {
 		result.ErrorMessage += "\n(tried before: " + j.tried() + ")"
 	}

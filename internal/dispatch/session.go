@@ -88,7 +88,9 @@ func (s *session) greet() (refusal, err error) {
 	}
 	s.log = s.log.With("line", header.Target.String(), "hook", header.Hook.PID)
 	s.log.Debug("Client connected", "namespace", header.Namespace, "hookStart", header.Hook.StartTime, "client", header.Client.PID)
-	s.client = fmt.Sprint(header.ClientKey())
+	if header.Client.PID != 0 {
+		s.client = fmt.Sprint(header.ClientKey())
+	}
 	class, refusal := s.server.opts.Classes.Lookup(header.Target)
 	s.daemon, err = daemon.Accept(ctx, s.conn, s.server.handshake())
 	if err != nil {
