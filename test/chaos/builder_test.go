@@ -33,6 +33,10 @@ type builder struct {
 	collections, collected atomic.Int64
 
 	mu sync.Mutex
+	// network is that of the last boot. Holding it lets the kernel end the
+	// connections of processes that were killed in an orderly way, however slow
+	// the line is.
+	network *os.File
 	// kills has the times at which the builder was killed.
 	kills []time.Time
 }
@@ -63,6 +67,16 @@ func (b *builder) plug(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	if b.network != nil {
+		b.network.Close()
+	}
+	b.network = network
+	b.mu.Unlock()
 	return b.wire.plug(ctx, pid)
 }
 
@@ -117,13 +131,13 @@ func (b *builder) heal(ctx context.Context) error {
 	return err
 }
 
-// limit sets the rates to and from the builder in bytes per second; 0 is none.
+// limit sets the rates to and from the builder in bytes per second, also after it
+// was killed; 0 is none.
 func (b *builder) limit(ctx context.Context, to, from int) error {
-	pid, err := b.PID()
-	if err != nil {
-		return err
-	}
-	return errors.Join(b.wire.slowDown(ctx, to), b.wire.slowUp(ctx, pid, from))
+	b.mu.Lock()
+	network := b.network
+	b.mu.Unlock()
+	return errors.Join(b.wire.slowDown(ctx, to), b.wire.slowUp(ctx, network, from))
 }
 
 // fill takes all space that is left on the builder's disk.

@@ -16,9 +16,6 @@ import (
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
-// builtMessage is what the dispatcher logs of a build that has succeeded.
-const builtMessage = "Built"
-
 // buildPatience bounds one nix-build of a graph, faults included.
 const buildPatience = 5 * time.Minute
 

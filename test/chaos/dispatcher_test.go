@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"nixbuilder.io/nix-builder-operator/internal/dispatch"
+	"nixbuilder.io/nix-builder-operator/internal/dispatch/statuspage"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -96,8 +96,8 @@ func get(ctx context.Context, url string) ([]byte, error) {
 }
 
 // state is the dispatcher's own view.
-func (d *dispatcher) state(ctx context.Context) (dispatch.Status, error) {
-	var status dispatch.Status
+func (d *dispatcher) state(ctx context.Context) (statuspage.Document, error) {
+	var status statuspage.Document
 	text, err := get(ctx, "http://"+d.status+"/status.json")
 	if err != nil {
 		return status, err
@@ -142,6 +142,13 @@ func (d *dispatcher) usage(ctx context.Context) (usage, error) {
 	return u, err
 }
 
+// Messages of the dispatcher's log.
+const (
+	builtMessage = "Built"
+	phaseMessage = "Build enters a phase"
+	lostMessage  = "Builder was lost during a build"
+)
+
 // record is a line of the dispatcher's log.
 type record struct {
 	Time       time.Time `json:"time"`
@@ -157,7 +164,7 @@ type logbook struct {
 	text     strings.Builder
 	rest     string
 	records  []record
-	watchers []func(record)
+	watchers map[int]func(record)
 }
 
 // Write implements io.Writer.
@@ -183,11 +190,37 @@ func (l *logbook) Write(p []byte) (int, error) {
 	}
 }
 
-// watch has f called with every record from now on. It must not block.
-func (l *logbook) watch(f func(record)) {
+// watch has f called with every record until stop is called. It must not block.
+func (l *logbook) watch(f func(record)) (stop func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.watchers = append(l.watchers, f)
+	if l.watchers == nil {
+		l.watchers = map[int]func(record){}
+	}
+	key := len(l.records)
+	for l.watchers[key] != nil {
+		key++
+	}
+	l.watchers[key] = f
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.watchers, key)
+	}
+}
+
+// phasesOf returns the moves of a build from phase to phase, as they happen, until
+// stop is called.
+func (l *logbook) phasesOf(name string) (moves <-chan record, stop func()) {
+	found := make(chan record, 100) // more than a build has
+	return found, l.watch(func(r record) {
+		if r.Message == phaseMessage && derivationName(r.Derivation) == name {
+			select {
+			case found <- r:
+			default:
+			}
+		}
+	})
 }
 
 // since returns the records from the time on.

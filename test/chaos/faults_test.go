@@ -128,14 +128,14 @@ func killAuthor(ctx context.Context, w *world, b *builder) error {
 	ctx, cancel := context.WithTimeout(ctx, authorPatience)
 	defer cancel()
 	built := make(chan string, 1)
-	w.dispatcher.log.watch(func(r record) {
+	defer w.dispatcher.log.watch(func(r record) {
 		if r.Message == builtMessage && r.Builder == b.id() {
 			select {
 			case built <- r.Derivation:
 			default:
 			}
 		}
-	})
+	})()
 	why := "although it built nothing"
 	select {
 	case derivation := <-built:

@@ -33,6 +33,8 @@ type node struct {
 	// tree makes it two outputs: a directory with a symbolic link to the first of
 	// needs, and a second one. Otherwise it is one file.
 	tree bool
+	// mentions is how many files the second output of a tree refers to.
+	mentions int
 
 	once    sync.Once
 	content []byte
@@ -169,10 +171,12 @@ func (n *node) expression(reference func(*node) string) string {
 	if n.source > 0 {
 		source = fmt.Sprintf(`builtins.path { path = %s; name = "%s-source"; }`, n.sourcePath(), n.name)
 	}
-	outputs, file, finish := `[ "out" ]`, "$out", ""
+	outputs, file, finish, mentions := `[ "out" ]`, "$out", "", ""
 	if n.tree {
 		outputs, file = `[ "out" "dev" ]`, "$out/main"
-		finish = "ln -s $first $out/first; cp $out/main $out/program; chmod 755 $out/program; echo $name > $dev"
+		finish = `ln -s $first $out/first; cp $out/main $out/program; chmod 755 $out/program
+			{ echo $name; for i in $mentions; do echo $i; done; } > $dev`
+		mentions = fmt.Sprintf(`mentions = builtins.genList (i: builtins.toFile "%s-mention-${toString i}" "mentioned\n") %d;`, n.name, n.mentions)
 	}
 	first := `"/nowhere"`
 	if len(n.needs) > 0 {
@@ -182,8 +186,8 @@ func (n *node) expression(reference func(*node) string) string {
 		{ echo $name; for i in $needs; do sha256sum < $i; done; cat $source; yes $name | head -c %d; } > %s; %s`,
 		n.seconds, map[bool]string{true: "mkdir $out;"}[n.tree], n.padding, file, finish)
 	return fmt.Sprintf(`derivation { name = %q; system = %q; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
-		outputs = %s; needs = [ %s ]; source = %s; first = %s; args = [ "-euc" ''%s'' ]; }`,
-		n.name, nixlab.System(), outputs, strings.Join(needs, " "), source, first, script)
+		outputs = %s; needs = [ %s ]; source = %s; first = %s; %s args = [ "-euc" ''%s'' ]; }`,
+		n.name, nixlab.System(), outputs, strings.Join(needs, " "), source, first, mentions, script)
 }
 
 // expression is the whole graph as Nix text whose value is the root.

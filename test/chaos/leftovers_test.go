@@ -77,13 +77,16 @@ func (w *world) noBuilds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(status.Builds) > 0 || status.Connections > 0 {
-		return fmt.Errorf("%d builds and %d connections", len(status.Builds), status.Connections)
+	if builds := len(status.Running) + len(status.Waiting); builds+status.ClientConnections > 0 {
+		return fmt.Errorf("%d builds and %d connections", builds, status.ClientConnections)
 	}
 	for _, b := range status.Builders {
-		if b.Running > 0 {
-			return fmt.Errorf("%s: %d slots in use", b.ID, b.Running)
+		if b.Used > 0 {
+			return fmt.Errorf("%s: %d slots in use, %d of them by builds that were lost", b.ID, b.Used, b.Orphaned)
 		}
+	}
+	if status.Spool.InUse > 0 {
+		return fmt.Errorf("%d paths of the spool are in use", status.Spool.InUse)
 	}
 	return nil
 }
@@ -141,26 +144,19 @@ func (w *world) spoolIsWhole(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	size := 0
+	size := int64(0)
 	for _, file := range files {
 		info, err := os.Stat(file)
 		if err != nil {
 			return err
 		}
-		size += int(info.Size())
+		size += info.Size()
 	}
-	for name, want := range map[string]int{
-		"nix_dispatcher_spool_files": len(files), "nix_dispatcher_spool_bytes": size,
-	} {
-		got, err := w.dispatcher.metric(ctx, name)
-		if err != nil {
-			return err
-		}
-		if got != want {
-			return fmt.Errorf("%s is %d, and by the files (%d with %d bytes) it should be %d", name, got, len(files), size, want)
-		}
+	status, err := w.dispatcher.state(ctx)
+	if err == nil && (status.Spool.Paths != len(files) || status.Spool.Bytes != size) {
+		err = fmt.Errorf("%d files have %d bytes, and its status is %+v", len(files), size, status.Spool)
 	}
-	return nil
+	return err
 }
 
 // volumeIsClean fails while the directory shared with clients has more than helper,

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 )
 
 // wire is a builder's link to the network of the tests: a pair of interfaces, near
@@ -33,8 +35,13 @@ func (w wire) plug(ctx context.Context, pid int) error {
 		run(ctx, "ip", "link", "set", w.near(), "up"),
 		w.far(ctx, pid, "ip", "address", "add", w.address()+"/30", "dev", farName),
 		w.far(ctx, pid, "ip", "link", "set", farName, "up"),
+		w.far(ctx, pid, "sh", "-c", "echo "+sendBuffers+" >/proc/sys/net/ipv4/tcp_wmem"),
 	)
 }
+
+// sendBuffers keeps what builders send from being in a buffer of their kernel when
+// they die, as it is on long lines.
+const sendBuffers = "4096 8192 8192"
 
 // far runs a program in the network of the builder.
 func (w wire) far(ctx context.Context, pid int, args ...string) error {
@@ -62,26 +69,27 @@ func (w wire) deliver(ctx context.Context, pid int) error {
 	return w.far(ctx, pid, "ip", "link", "set", farName, "up")
 }
 
-// slowDown limits what goes to the builder, in bytes per second; 0 ends that.
+// slowDown limits what goes to the builder, in bytes per second; 0 is no limit.
 func (w wire) slowDown(ctx context.Context, bytes int) error {
-	if bytes == 0 {
-		_ = run(ctx, "tc", "qdisc", "delete", "dev", w.near(), "root") // there may be none
-		return nil
-	}
 	return run(ctx, "tc", bucket(w.near(), bytes)...)
 }
 
 // slowUp limits what comes from the builder.
-func (w wire) slowUp(ctx context.Context, pid, bytes int) error {
-	if bytes == 0 {
-		_ = w.far(ctx, pid, "tc", "qdisc", "delete", "dev", farName, "root")
-		return nil
+func (w wire) slowUp(ctx context.Context, network *os.File, bytes int) error {
+	command := exec.CommandContext(ctx, "nsenter", append([]string{"--net=/proc/self/fd/3", "tc"}, bucket(farName, bytes)...)...)
+	command.ExtraFiles = []*os.File{network}
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("limit the rate of a builder: %w: %s", err, output)
 	}
-	return w.far(ctx, pid, append([]string{"tc"}, bucket(farName, bytes)...)...)
+	return nil
 }
 
 // bucket are the arguments of tc for a rate. Its bursts are short, so that even
-// small answers take their time.
+// small answers take their time. What is queued already stays.
 func bucket(device string, bytes int) []string {
-	return []string{"qdisc", "replace", "dev", device, "root", "tbf", "rate", fmt.Sprint(bytes*8) + "bit", "burst", "2000", "limit", "200000"}
+	rate, burst := fmt.Sprint(bytes*8)+"bit", "2000"
+	if bytes == 0 {
+		rate, burst = "8gbit", "4000000"
+	}
+	return []string{"qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", burst, "limit", "400000"}
 }
