@@ -48,15 +48,45 @@ type Scheduler interface {
 	// Acquire waits for a slot, telling notify why. The caller releases the
 	// lease.
 	Acquire(ctx context.Context, r scheduler.Request, notify func(scheduler.Waiting)) (*scheduler.Lease, error)
+	// Prospect tells who would get the slot if all were free.
+	Prospect(r scheduler.Request) (builder string, ok bool)
 }
 
-// Builders opens sessions on builders.
+// Builders opens sessions on builders, and keeps store paths there. A failure of a
+// builder is a *fleet.LostError.
 type Builders interface {
 	// Builders returns all builders with their health.
 	Builders() []scheduler.Builder
-	// Open opens a session on the builder of that ID. A failure of the builder
-	// is a *fleet.LostError.
+	// Open opens a session on the builder of that ID.
 	Open(ctx context.Context, id string) (Builder, error)
+	// OpenBulk opens a session for large transfers. It waits until the builder has
+	// few enough of them.
+	OpenBulk(ctx context.Context, id string) (Builder, error)
+	// Hold asks which of paths a builder has and keeps these there. With no paths
+	// it asks nothing.
+	Hold(ctx context.Context, id string, paths []string) (Hold, error)
+	// Known returns a function that tells what a builder has, as far as is known
+	// without asking.
+	Known(id string) func(path string) bool
+	// Believe notes that paths have come to a builder, and has them held in the
+	// background.
+	Believe(id string, paths []string)
+	// Doubt makes further holds ask anew, after a builder did not have what it
+	// should have had.
+	Doubt(id string)
+}
+
+// Hold keeps store paths on a builder from its garbage collector, as of
+// [fleet.Hold]. It is safe for concurrent use.
+type Hold interface {
+	// Add asks for more paths, and again for those that were not there.
+	Add(ctx context.Context, paths []string) error
+	// Has reports whether a path is there and stays there until Release.
+	Has(path string) bool
+	// Infos returns what the builder knows of paths that the hold has.
+	Infos(ctx context.Context, paths []string) (map[string]daemon.PathInfo, error)
+	// Release ends the hold.
+	Release()
 }
 
 // Builder is a daemon session on a builder, as of [fleet.Session], where errors
@@ -65,13 +95,12 @@ type Builder interface {
 	QueryValidPaths(ctx context.Context, paths []string, substitute bool, sink daemon.MessageSink) ([]string, error)
 	QuerySubstitutablePaths(ctx context.Context, paths []string) ([]string, error)
 	AddMultipleToStore(ctx context.Context, source daemon.PathSource, sink daemon.MessageSink) error
-	BuildDerivation(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink) (*daemon.BuildResult, error)
+	BuildOutputs(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink, outputs daemon.Outputs) (*daemon.BuildResult, error)
 	QueryPathInfo(ctx context.Context, path string) (*daemon.PathInfo, bool, error)
 	NARFromPath(ctx context.Context, path string, dst io.Writer) error
-	// Keep gives the session back after questions, Reuse after a build whose outputs
-	// are no longer needed there; Close ends it. Closed is closed when nothing of it
-	// can run on the builder any more.
-	Keep()
+	// Reuse gives the session back for others, once nothing that it keeps is needed
+	// any more; Close ends it. Closed is closed when nothing of it can run on the
+	// builder any more.
 	Reuse()
 	Close()
 	Closed() <-chan struct{}
@@ -140,9 +169,24 @@ func OnFleet(f *fleet.Fleet) Builders { return fleetBuilders{f} }
 type fleetBuilders struct{ *fleet.Fleet }
 
 func (f fleetBuilders) Open(ctx context.Context, id string) (Builder, error) {
-	session, err := f.Fleet.Open(ctx, id)
+	return asBuilder(f.Fleet.Open(ctx, id))
+}
+
+func (f fleetBuilders) OpenBulk(ctx context.Context, id string) (Builder, error) {
+	return asBuilder(f.Fleet.OpenBulk(ctx, id))
+}
+
+func asBuilder(session *fleet.Session, err error) (Builder, error) {
 	if err != nil {
 		return nil, err
 	}
 	return session, nil
+}
+
+func (f fleetBuilders) Hold(ctx context.Context, id string, paths []string) (Hold, error) {
+	hold, err := f.Fleet.Hold(ctx, id, paths)
+	if err != nil {
+		return nil, err
+	}
+	return hold, nil
 }

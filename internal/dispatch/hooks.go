@@ -52,16 +52,14 @@ type delivery struct {
 	origin *origin
 	// users counts those who have not released it.
 	users atomic.Int32
-	// Who uses the session holds using, and who builds again restoring.
-	using      sync.Mutex
+	// Who builds again has a place in restoring.
 	restoring  chan struct{}
 	mu         sync.Mutex
 	generation int // guarded by mu, like the rest and the pins of outputs
-	// session is where the build ran. It is kept while an output is not in the
-	// spool, because the builder's garbage collector spares the outputs as long as
-	// it lasts.
+	// builder is where the build ran. hold keeps outputs there while one of them is
+	// not in the spool.
 	builder string
-	session Builder
+	hold    Hold
 }
 
 // output is one store path of a delivery.
@@ -194,8 +192,8 @@ func (one *hook) owed() int {
 }
 
 // newDelivery returns a delivery without outputs that has one user.
-func newDelivery(builder string, session Builder) *delivery {
-	d := &delivery{builder: builder, session: session, outputs: map[string]*output{}, restoring: make(chan struct{}, 1)}
+func newDelivery(builder string) *delivery {
+	d := &delivery{builder: builder, outputs: map[string]*output{}, restoring: make(chan struct{}, 1)}
 	d.users.Store(1)
 	return d
 }
@@ -214,11 +212,18 @@ func (d *delivery) release() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.unpin()
-	if d.session != nil {
-		d.session.Close()
-	}
+	d.letGo()
 	if d.origin != nil {
 		d.origin.supplier.release()
+	}
+}
+
+// letGo ends the hold on the builder, if there is one. The lock is held, or nobody else
+// has the delivery yet.
+func (d *delivery) letGo() {
+	if d.hold != nil {
+		d.hold.Release()
+		d.hold = nil
 	}
 }
 

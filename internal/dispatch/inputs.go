@@ -4,6 +4,8 @@
 package dispatch
 
 import (
+	"context"
+
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
 
@@ -80,4 +82,37 @@ func (in *inputs) release() {
 		}
 	}
 	in.paths, in.pins, in.present = nil, nil, nil
+}
+
+// inputHashes returns the NAR hashes of paths, as they are in the spool or on the
+// builders that keep them. It fails with errUnknownHash if one is not known.
+func (s *supplier) inputHashes(ctx context.Context, paths []string) (map[string]string, error) {
+	hashes := make(map[string]string, len(paths))
+	var away []string
+	for _, path := range paths {
+		if pin := s.inputs.pin(path); pin != nil {
+			hashes[path] = pin.Info().NARHash
+		} else {
+			away = append(away, path)
+		}
+	}
+	usable, _ := s.candidates()
+	for _, id := range usable {
+		kept := without(away, func(path string) bool { return !s.holds.has(id, path) })
+		if len(kept) == 0 {
+			continue
+		}
+		infos, err := s.holds.infos(ctx, id, kept)
+		if err != nil {
+			continue // another builder has them, too
+		}
+		for path, info := range infos {
+			hashes[path] = info.NARHash
+		}
+		away = without(away, func(path string) bool { return hashes[path] != "" })
+	}
+	if len(away) > 0 {
+		return nil, errUnknownHash
+	}
+	return hashes, nil
 }

@@ -5,21 +5,14 @@ package dispatch
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
-	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 )
 
-const (
-	// maxAsked bounds the builders that are asked what they have.
-	maxAsked = 8
-	// tardyFor is how long a builder is not asked after it has not answered.
-	tardyFor = time.Minute
-)
+// maxAsked bounds the builders that are asked what they have.
+const maxAsked = 8
 
 // queryValidPaths answers operation 31: a path counts as there if it is in the
 // spool, or on so many builders that losing one does not lose the path, or, with
@@ -28,34 +21,13 @@ const (
 func (s *session) queryValidPaths(r *daemon.QueryValidPaths) error {
 	ctx, stop := s.daemon.WatchHangup(s.ctx)
 	defer stop()
-	supplier := s.supplier
-	supplier.substitute = supplier.substitute || r.Substitute
-	there := map[string]bool{}
-	var rest []string
 	paths := distinct(r.Paths)
-	for _, path := range paths {
-		if supplier.inputs.add(path) {
-			there[path] = true
-		} else {
-			rest = append(rest, path)
-		}
-	}
-	if len(rest) > 0 {
-		supplier.locate(ctx, rest, there)
-	}
-	if r.Substitute {
-		rest = slices.DeleteFunc(rest, func(path string) bool { return there[path] })
-		if len(rest) > 0 {
-			supplier.locateSubstitutes(ctx, rest, there)
-		}
-	}
+	s.supplier.locate(ctx, paths, r.Substitute)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for path := range there {
-		supplier.inputs.present[path] = true
-	}
-	return s.daemon.ReplyPaths(slices.DeleteFunc(paths, func(path string) bool { return !there[path] }))
+	present := s.supplier.inputs.present
+	return s.daemon.ReplyPaths(without(paths, func(path string) bool { return !present[path] }))
 }
 
 // distinct returns paths without repetitions: a set, says the protocol, but nothing
@@ -72,22 +44,66 @@ func distinct(paths []string) []string {
 	return out
 }
 
-// locate adds to there those of paths that two builders of the class have; one,
-// where the class has only one builder.
-func (s *supplier) locate(ctx context.Context, paths []string, there map[string]bool) {
+// locate finds out which of paths are there, makes them inputs and has them kept
+// where they are until the build is over. It waits only for paths that are not in
+// the spool. With a cancelled ctx it returns early.
+func (s *supplier) locate(ctx context.Context, paths []string, substitute bool) {
+	s.substitute = s.substitute || substitute
+	rest := without(paths, s.inputs.add)
+	if len(rest) > 0 {
+		s.locateOnBuilders(ctx, rest)
+		rest = without(rest, func(path string) bool { return s.inputs.present[path] })
+	}
+	if substitute && len(rest) > 0 {
+		s.locateSubstitutes(ctx, rest)
+	}
+}
+
+// locateOnBuilders marks those of paths as present that two builders of the class
+// keep; one, where the class has only one builder. Builders that answer later, or
+// after enough have, are still good to know for the choice of a builder.
+func (s *supplier) locateOnBuilders(ctx context.Context, paths []string) {
 	usable, all := s.candidates()
 	need := min(2, max(all, 1))
-	if len(usable) < need {
+	asked := s.server.tardy.prompt(s.byKnowledge(usable, paths), maxAsked)
+	if len(asked) < need {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.server.limits.Locate)
-	defer cancel()
-	holders := s.server.holders(ctx, s.server.tardy.prompt(usable, maxAsked), paths, need)
+	answers := make(chan string, len(asked))
+	for _, id := range asked {
+		s.inBackground(func(ctx context.Context) {
+			if err := s.holds.ask(ctx, id, paths); err != nil {
+				s.server.log.Debug("Builder was not asked for inputs", "builder", id, "error", err)
+			}
+			answers <- id
+		})
+	}
+	limit := time.NewTimer(s.server.limits.Locate)
+	defer limit.Stop()
+	late := slices.Clone(asked)
+	for len(late) > 0 && !s.kept(asked, paths, need) {
+		select {
+		case id := <-answers:
+			late = without(late, func(other string) bool { return other == id })
+			continue
+		case <-limit.C:
+			for _, id := range late {
+				s.server.tardy.note(id)
+			}
+		case <-ctx.Done():
+		}
+		break
+	}
 	for _, path := range paths {
-		if len(holders[path]) >= need {
-			there[path] = true
+		if len(s.holds.holders(asked, path)) >= need {
+			s.inputs.present[path] = true
 		}
 	}
+}
+
+// kept reports whether each of paths is kept by enough builders.
+func (s *supplier) kept(ids, paths []string, enough int) bool {
+	return !slices.ContainsFunc(paths, func(path string) bool { return len(s.holds.holders(ids, path)) < enough })
 }
 
 // candidates returns the usable builders of the supplier's class, and how many
@@ -106,135 +122,48 @@ func (s *supplier) candidates() (usable []string, all int) {
 	return usable, all
 }
 
-// locateSubstitutes adds to there those of paths that a builder of the class can
+// byKnowledge sorts builders by how many of paths they are known to have, as far as
+// it matters who is asked.
+func (s *supplier) byKnowledge(ids, paths []string) []string {
+	if len(ids) <= maxAsked {
+		return ids
+	}
+	known := make(map[string]int, len(ids))
+	for _, id := range ids {
+		has := s.server.opts.Builders.Known(id)
+		for _, path := range paths {
+			if has(path) {
+				known[id]++
+			}
+		}
+	}
+	slices.SortStableFunc(ids, func(a, b string) int { return known[b] - known[a] })
+	return ids
+}
+
+// locateSubstitutes marks those of paths as present that a builder of the class can
 // fetch from its substituters.
-func (s *supplier) locateSubstitutes(ctx context.Context, paths []string, there map[string]bool) {
+func (s *supplier) locateSubstitutes(ctx context.Context, paths []string) {
 	usable, _ := s.candidates()
 	ctx, cancel := context.WithTimeout(ctx, s.server.limits.Substitutes)
 	defer cancel()
-	found := s.server.askEach(ctx, s.server.tardy.prompt(usable, maxAsked), paths, 1, func(ctx context.Context, b Builder) ([]string, error) {
-		return b.QuerySubstitutablePaths(ctx, paths)
-	})
-	for path := range found {
-		there[path] = true
+	for path := range s.server.whoSubstitutes(ctx, s.server.tardy.prompt(usable, maxAsked), paths) {
+		s.inputs.present[path] = true
 	}
 }
 
 // sources returns the builders from which an input can be fetched for another:
-// those that can be reached, also where they take no new builds.
-func (s *supplier) sources(target string) []string {
-	var ids []string
+// those that can be reached, also where they take no new builds. It tells as well
+// which builders cannot be reached at present.
+func (s *supplier) sources(target string) (ids, down []string) {
 	for _, b := range s.server.opts.Builders.Builders() {
-		if b.ID != target && b.Down == "" && b.Serves(s.class) {
+		switch {
+		case b.ID == target || !b.Serves(s.class):
+		case b.Down == "":
 			ids = append(ids, b.ID)
+		default:
+			down = append(down, b.ID)
 		}
 	}
-	return ids
-}
-
-// holders asks builders which of paths they have, without substitution. It stops
-// when every path has enough holders, or when ctx ends.
-func (s *Server) holders(ctx context.Context, ids, paths []string, enough int) map[string][]string {
-	return s.askEach(ctx, ids, paths, enough, func(ctx context.Context, b Builder) ([]string, error) {
-		return b.QueryValidPaths(ctx, paths, false, nil)
-	})
-}
-
-// askEach puts a question about paths to builders at the same time, and returns
-// which of them named which path. It ends early when each path was named often
-// enough. Who is late or fails has named none.
-func (s *Server) askEach(ctx context.Context, ids, paths []string, enough int, ask func(context.Context, Builder) ([]string, error)) map[string][]string {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	named := make(map[string][]string, len(paths))
-	asked := make(map[string]bool, len(paths))
-	for _, path := range paths {
-		asked[path] = true
-	}
-	lacking := len(paths)
-	for _, id := range ids {
-		wg.Go(func() {
-			found, err := s.askOne(ctx, id, ask)
-			if errors.Is(err, context.DeadlineExceeded) {
-				s.tardy.note(id)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, path := range distinct(found) {
-				if !asked[path] {
-					continue
-				}
-				named[path] = append(named[path], id)
-				if len(named[path]) == enough {
-					lacking--
-				}
-			}
-			if lacking == 0 {
-				cancel(nil)
-			}
-		})
-	}
-	wg.Wait()
-	return named
-}
-
-func (s *Server) askOne(ctx context.Context, id string, ask func(context.Context, Builder) ([]string, error)) ([]string, error) {
-	b, err := s.opts.Builders.Open(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	found, err := ask(ctx, b)
-	if err != nil || ctx.Err() != nil {
-		// The end of ctx closes the session even where the answer was in time.
-		b.Close()
-		return found, err
-	}
-	b.Keep()
-	return found, nil
-}
-
-// tardiness remembers which builders have not answered in time, so that a slow
-// one costs its delay once and not with every build.
-type tardiness struct {
-	mu    sync.Mutex
-	until map[string]time.Time
-}
-
-func (t *tardiness) note(id string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.until == nil {
-		t.until = map[string]time.Time{}
-	}
-	t.until[id] = time.Now().Add(tardyFor)
-}
-
-// prompt returns at most limit of ids, without those that were late recently.
-func (t *tardiness) prompt(ids []string, limit int) []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	var out []string
-	for _, id := range ids {
-		if until, late := t.until[id]; late && now.Before(until) {
-			continue
-		}
-		delete(t.until, id)
-		if len(out) < limit {
-			out = append(out, id)
-		}
-	}
-	return out
-}
-
-// serves reports whether a builder, healthy or not, serves the class.
-func (s *Server) serves(id string, class scheduler.Class) bool {
-	for _, b := range s.opts.Builders.Builders() {
-		if b.ID == id {
-			return b.Serves(class)
-		}
-	}
-	return false
+	return ids, down
 }

@@ -19,77 +19,8 @@ import (
 // storeDir is the store directory of builders and clients.
 const storeDir = "/nix/store"
 
-// perform has the placement's builder run a derivation and fetches what the client will
-// ask for next. A build may be silent for as long as it likes; but a builder that has
-// not even begun it may hang, and the user should know.
-func (s *supplier) perform(ctx context.Context, p *placement, r *daemon.BuildDerivation) (*daemon.BuildResult, *delivery, error) {
-	s.enter(PhaseBuilding)
-	begun := s.doing(p.builder, "has not begun the build")
-	defer begun()
-	result, err := p.session.BuildDerivation(ctx, r.DrvPath, r.Derivation, func(m daemon.Message) error {
-		begun()
-		return s.relay(m)
-	})
-	if err != nil || !result.Status.Success() {
-		return result, nil, err
-	}
-	s.enter(PhaseAnswering)
-	defer s.doing(p.builder, "returns outputs")()
-	d, err := s.collect(ctx, p, r.Derivation, result)
-	return result, d, err
-}
-
-// collect fetches what the client will ask for next: the path infos of the
-// outputs, and their NARs unless they are large. Once it returns, losing the
-// builder no longer matters for what is in the spool.
-func (s *supplier) collect(ctx context.Context, p *placement, drv *daemon.BasicDerivation, result *daemon.BuildResult) (*delivery, error) {
-	d := newDelivery(p.builder, p.session)
-	for _, path := range outputPaths(drv, result) {
-		out, err := s.collectOne(ctx, p, path)
-		if err != nil {
-			d.unpin()
-			return nil, err
-		}
-		d.outputs[path] = out
-	}
-	return d, nil
-}
-
-func (s *supplier) collectOne(ctx context.Context, p *placement, path string) (*output, error) {
-	info, valid, err := p.session.QueryPathInfo(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	if !valid {
-		return nil, fmt.Errorf("builder %s reports success but does not have the output %s", p.builder, path)
-	}
-	out := &output{info: *info}
-	// What the spool has from a run with another result, which may have ended between
-	// two outputs, must not be mixed with this one in a later build either.
-	s.server.opts.Spool.Forget(path, info.NARHash)
-	if info.NARSize > s.server.limits.SpooledOutput {
-		return out, nil
-	}
-	pin, ok := s.server.opts.Spool.Pin(path)
-	if !ok {
-		s.enter(PhaseReturning)
-		pin, err = s.intoSpool(info, func(w io.Writer) error { return p.session.NARFromPath(ctx, path, w) })
-	}
-	switch {
-	case errors.Is(err, errUnspooled):
-		return out, nil
-	case err != nil:
-		return nil, err
-	case pin.Info().NARHash != info.NARHash:
-		// Another run was faster in this moment. This one comes from its builder.
-		pin.Release()
-		return out, nil
-	}
-	out.pin = pin
-	return out, nil
-}
-
-// outputPaths lists the store paths that a successful build has made.
+// outputPaths lists the store paths that a successful build makes: those that the
+// derivation names, and those that only the result does, if there is one.
 func outputPaths(drv *daemon.BasicDerivation, result *daemon.BuildResult) []string {
 	var paths []string
 	named := map[string]bool{}
@@ -98,6 +29,9 @@ func outputPaths(drv *daemon.BasicDerivation, result *daemon.BuildResult) []stri
 			paths = append(paths, out.Path)
 			named[out.Name] = true
 		}
+	}
+	if result == nil {
+		return distinct(paths)
 	}
 	for _, built := range result.BuiltOutputs {
 		if named[built.Name()] {
@@ -173,24 +107,22 @@ func (s *session) readOutput(ctx context.Context, d *delivery, out *output, w *r
 		_, err = io.Copy(w.again(), nar)
 		return false, err
 	}
-	at := d.state()
-	if d.using.TryLock() {
-		err := at.session.NARFromPath(ctx, out.info.Path, w.again())
-		d.using.Unlock()
-		if !isLost(err) {
-			return failedThere(err), err
-		}
+	builder := d.state().builder
+	if err = s.readThere(ctx, builder, out, w); isLost(err) && ctx.Err() == nil {
 		// Its daemon was restarted, perhaps: what it has built may still be there.
-		s.log.Warn("Session of a build was lost before its output was fetched", "builder", at.builder, "path", out.info.Path, "error", err)
+		s.log.Info("Builder was lost while it returned an output", "builder", builder, "path", out.info.Path, "error", err)
+		err = s.readThere(ctx, builder, out, w)
 	}
-	// Or another connection of the client is using the session of the build.
-	err = s.readAnew(ctx, at.builder, out, w)
 	return failedThere(err), err
 }
 
-// readAnew reads an output over a session of its own, if it is still the same.
-func (s *session) readAnew(ctx context.Context, builder string, out *output, w *resumed) error {
-	from, err := s.server.opts.Builders.Open(ctx, builder)
+// readThere reads an output from its builder, if it is still the same.
+func (s *session) readThere(ctx context.Context, builder string, out *output, w *resumed) error {
+	open := s.server.opts.Builders.Open
+	if out.info.NARSize > smallTransfer {
+		open = s.server.opts.Builders.OpenBulk
+	}
+	from, err := open(ctx, builder)
 	if err != nil {
 		return err
 	}

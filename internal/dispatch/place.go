@@ -6,6 +6,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
@@ -17,6 +18,9 @@ const (
 	firstReplace = 50 * time.Millisecond
 	maxReplace   = 5 * time.Second
 )
+
+// unknownSize is what an input counts in bytes whose size is not known.
+const unknownSize = 1 << 20
 
 // placement is a slot on a builder and a session there.
 type placement struct {
@@ -35,6 +39,41 @@ func (p *placement) release() {
 	p.lease.Release()
 }
 
+// presence weighs, for every builder, the inputs that are known to be on it or on
+// their way. It grows by one when their size doubles: builders that have nearly the
+// same are equal, and less than a MiB counts as nothing, because that is sent in no
+// time. An input that is on other builders only counts as a MiB.
+func (s *supplier) presence() map[string]int {
+	sizes := map[string]uint64{}
+	sum := uint64(0)
+	for _, path := range s.inputs.available() {
+		size := uint64(unknownSize)
+		if pin := s.inputs.pins[path]; pin != nil {
+			size = pin.Info().NARSize
+		}
+		sizes[path] = size
+		sum += size
+	}
+	if sum < unknownSize {
+		return nil
+	}
+	present := map[string]int{}
+	usable, _ := s.candidates()
+	for _, id := range usable {
+		known, kept := s.server.opts.Builders.Known(id), s.holds.keptOn(id)
+		there := uint64(0)
+		for path, size := range sizes {
+			if kept(path) || known(path) || s.forward.brings(id, path) {
+				there += size
+			}
+		}
+		if weight := bits.Len64(there / unknownSize); weight > 0 {
+			present[id] = weight
+		}
+	}
+	return present
+}
+
 // place waits for a slot and opens a session, telling the user what it waits for.
 // A builder that cannot be opened is down, and the next one is tried.
 func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, error) {
@@ -43,7 +82,9 @@ func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, 
 	defer context.AfterFunc(s.server.draining, func() { cancel(context.Cause(s.server.draining)) })()
 	began := time.Now()
 	for pause := firstReplace; ; pause = min(2*pause, maxReplace) {
+		r.Present = s.presence()
 		lease, err := s.server.opts.Scheduler.Acquire(ctx, r, func(w scheduler.Waiting) {
+			s.sendAhead(r)
 			if err := s.waits(w); err != nil {
 				cancel(err)
 			}
@@ -61,7 +102,8 @@ func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, 
 		if !errors.As(err, &lost) {
 			return nil, err
 		}
-		s.log.Info("Builder could not be used", "builder", lost.Builder, "phase", PhaseQueued, "error", err)
+		// Why it is down is in the log already, once for all that wait for it.
+		s.log.Debug("Builder could not be used", "builder", lost.Builder, "error", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

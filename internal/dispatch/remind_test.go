@@ -41,7 +41,13 @@ func TestUsersAreTold(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				m := newMachine(t, "one", daemontest.Options{Before: on(tc.op, after(tc.hang))})
+				hang := on(tc.op, after(tc.hang))
+				m := newMachine(t, "one", daemontest.Options{Before: func(ctx context.Context, call daemontest.Call) error {
+					if q, ok := call.Request.(*daemon.QueryValidPaths); ok && q.Substitute != tc.substitute {
+						return nil
+					}
+					return hang(ctx, call)
+				}})
 				r := newRig(t, rigOptions{builders: []*machine{m}})
 				c := r.connect(1, "x86_64-linux.0")
 				a := newFile("a", "A")

@@ -107,14 +107,13 @@ func (j *job) reproduced(d *delivery) error {
 // deliveryState is where the outputs of a delivery are to be had from.
 type deliveryState struct {
 	builder    string
-	session    Builder
 	generation int
 }
 
 func (d *delivery) state() deliveryState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return deliveryState{d.builder, d.session, d.generation}
+	return deliveryState{d.builder, d.generation}
 }
 
 // pin returns the pin of an output that is in the spool, or nil.
@@ -124,7 +123,7 @@ func (d *delivery) pin(out *output) *spool.Pin {
 	return out.pin
 }
 
-// replace takes session and pins of another run of the same build.
+// replace takes hold and pins of another run of the same build.
 func (d *delivery) replace(by *delivery) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -133,8 +132,8 @@ func (d *delivery) replace(by *delivery) {
 			out.pin, other.pin = other.pin, nil
 		}
 	}
-	d.session.Close()
-	d.builder, d.session, by.session = by.builder, by.session, nil
+	d.letGo()
+	d.builder, d.hold, by.hold = by.builder, by.hold, nil
 	d.generation++
 }
 

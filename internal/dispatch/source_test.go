@@ -15,7 +15,6 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
-	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 )
 
 // What the client was told is there must be had for its build, though the builders
@@ -25,13 +24,12 @@ func TestInputFromTroubledBuilders(t *testing.T) {
 		// one and two happen on the two builders that have the input, once the
 		// client was told that they have it.
 		one, two map[daemon.Operation]func(context.Context) error
-		change   func(*inventory.Endpoint)
 	}{
 		"slow": {
-			one: map[daemon.Operation]func(context.Context) error{daemon.OpQueryValidPaths: after(5 * time.Second)},
-			two: map[daemon.Operation]func(context.Context) error{daemon.OpQueryValidPaths: after(5 * time.Second)},
+			one: map[daemon.Operation]func(context.Context) error{daemon.OpNARFromPath: after(5 * time.Second)},
+			two: map[daemon.Operation]func(context.Context) error{daemon.OpNARFromPath: after(5 * time.Second)},
 		},
-		"cordoned": {change: func(e *inventory.Endpoint) { e.Cordon = &inventory.Cordon{Reason: "disk swap"} }},
+		"well": {},
 		"one hangs up": {
 			one: map[daemon.Operation]func(context.Context) error{daemon.OpNARFromPath: daemontest.HangUp},
 			two: map[daemon.Operation]func(context.Context) error{daemon.OpQueryValidPaths: after(time.Second)},
@@ -62,11 +60,10 @@ func TestInputFromTroubledBuilders(t *testing.T) {
 					t.Fatalf("there: %q", got)
 				}
 				begun.Store(true)
-				if tc.change != nil {
-					tc.change(&one.endpoint)
-					tc.change(&two.endpoint)
-					r.use(one, two, large)
-				}
+				// They would get the build, because they have its input.
+				one.cordon()
+				two.cordon()
+				r.use(one, two, large)
 				c.mustBuild(newDerivation("out", a))
 				if lines := c.said.lines(); len(lines) != 0 || len(large.Builds()) != 1 {
 					t.Errorf("%d builds on the large builder, lines %q", len(large.Builds()), lines)
@@ -75,6 +72,9 @@ func TestInputFromTroubledBuilders(t *testing.T) {
 		})
 	}
 }
+
+// cordon keeps builds from the machine once it is used again.
+func (m *machine) cordon() { m.endpoint.Cordon = &inventory.Cordon{Reason: "disk swap"} }
 
 // after does nothing but take time.
 func after(d time.Duration) func(context.Context) error {
@@ -87,16 +87,17 @@ func after(d time.Duration) func(context.Context) error {
 // repeating answers every question twice and with more than was asked.
 type repeating struct{ Builder }
 
-func (b repeating) QueryValidPaths(_ context.Context, paths []string, _ bool, _ daemon.MessageSink) ([]string, error) {
+func (b repeating) QuerySubstitutablePaths(_ context.Context, paths []string) ([]string, error) {
 	return slices.Concat(paths, paths, []string{storePath("other")}), nil
 }
 
-func (repeating) Keep()  {}
+func (repeating) Reuse() {}
 func (repeating) Close() {}
 
-type repeatingBuilders struct{}
+// anyBuilders has methods of its own for what a test needs.
+type anyBuilders = Builders
 
-func (repeatingBuilders) Builders() []scheduler.Builder { return nil }
+type repeatingBuilders struct{ anyBuilders }
 
 func (repeatingBuilders) Open(context.Context, string) (Builder, error) { return repeating{}, nil }
 
@@ -104,8 +105,8 @@ func TestRepetitionsDoNotCount(t *testing.T) {
 	t.Parallel()
 	s := &Server{opts: Options{Builders: repeatingBuilders{}}}
 	path := storePath("a")
-	if got := s.holders(t.Context(), []string{"one"}, []string{path}, 2); len(got) != 1 || !slices.Equal(got[path], []string{"one"}) {
-		t.Errorf("holders = %v", got)
+	if got := s.whoSubstitutes(t.Context(), []string{"one"}, []string{path, storePath("b")}); len(got) != 2 || !got[path] {
+		t.Errorf("substitutable: %v", got)
 	}
 }
 

@@ -19,21 +19,56 @@ var errUnspooled = errors.New("not in the dispatcher's spool")
 // intoSpool puts a NAR that fill writes into the spool. Should the spool fail, fill
 // is not disturbed: whoever sends the NAR stays in step.
 func (s *supplier) intoSpool(info *daemon.PathInfo, fill func(io.Writer) error) (*spool.Pin, error) {
-	w, err := s.server.opts.Spool.Create(*info)
+	w, err := s.create(info)
 	if err != nil {
-		return nil, s.unspooled(info, err)
-	}
-	defer w.Abort()
-	into := &spoolWriter{to: w}
-	if err := fill(into); err != nil {
 		return nil, err
 	}
-	if into.failed != nil {
-		return nil, s.unspooled(info, into.failed)
+	defer w.to.Abort()
+	if err := fill(w); err != nil {
+		return nil, err
 	}
-	pin, err := w.Commit()
+	return w.commit()
+}
+
+// spoolWriter puts a NAR into the spool. It swallows what the spool does not take.
+type spoolWriter struct {
+	supplier *supplier
+	info     daemon.PathInfo
+	to       *spool.Writer
+	failed   error
+}
+
+// create begins to write a NAR to the spool. Whoever has the writer aborts it.
+func (s *supplier) create(info *daemon.PathInfo) (*spoolWriter, error) {
+	to, err := s.server.opts.Spool.Create(*info)
 	if err != nil {
 		return nil, s.unspooled(info, err)
+	}
+	return &spoolWriter{supplier: s, info: *info, to: to}, nil
+}
+
+// Write implements io.Writer. Only content that is wrong is an error.
+func (w *spoolWriter) Write(p []byte) (int, error) {
+	if w.failed != nil {
+		return len(p), nil
+	}
+	n, err := w.to.Write(p)
+	if err == nil || isMismatch(err) {
+		return n, err
+	}
+	w.failed = err
+	return len(p), nil
+}
+
+// commit makes the NAR visible. The error is errUnspooled if the spool has failed.
+func (w *spoolWriter) commit() (*spool.Pin, error) {
+	if w.failed != nil {
+		w.to.Abort()
+		return nil, w.supplier.unspooled(&w.info, w.failed)
+	}
+	pin, err := w.to.Commit()
+	if err != nil {
+		return nil, w.supplier.unspooled(&w.info, err)
 	}
 	return pin, nil
 }
@@ -47,26 +82,6 @@ func (s *supplier) unspooled(info *daemon.PathInfo, err error) error {
 		s.log.Error("Spool has failed", "path", info.Path, "bytes", info.NARSize, "error", err)
 	}
 	return fmt.Errorf("%w: %w", errUnspooled, err)
-}
-
-// spoolWriter swallows what the spool does not take. Only content that is wrong is
-// an error.
-type spoolWriter struct {
-	to     io.Writer
-	failed error
-}
-
-// Write implements io.Writer.
-func (w *spoolWriter) Write(p []byte) (int, error) {
-	if w.failed != nil {
-		return len(p), nil
-	}
-	n, err := w.to.Write(p)
-	if err == nil || isMismatch(err) {
-		return n, err
-	}
-	w.failed = err
-	return len(p), nil
 }
 
 func isMismatch(err error) bool {

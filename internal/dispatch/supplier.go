@@ -6,6 +6,7 @@ package dispatch
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
@@ -27,6 +28,16 @@ type supplier struct {
 	// substitute is set once the client has allowed builders to fetch inputs
 	// from their substituters.
 	substitute bool
+	// holds keep inputs where they are on builders.
+	holds *holds
+	// forward sends inputs ahead; nil while that is not worth while. coming counts the
+	// bytes that have come since that was last looked at.
+	forward *forward
+	coming  uint64
+	// background ends what runs beside the owner; running counts it.
+	background context.Context
+	stop       context.CancelFunc
+	running    sync.WaitGroup
 	// bound is set when an upload went straight to a builder.
 	bound *placement
 	// say shows the users a line, and waits is told why a slot is waited for. Both
@@ -42,11 +53,19 @@ type supplier struct {
 }
 
 func newSupplier(server *Server, log *slog.Logger, class scheduler.Class, say func(string) error, relay daemon.MessageSink) *supplier {
-	return &supplier{
-		server: server, log: log, class: class, inputs: newInputs(server.opts.Spool),
+	s := &supplier{
+		server: server, log: log, class: class, inputs: newInputs(server.opts.Spool), holds: newHolds(server.opts.Builders),
 		say: say, relay: relay, enter: func(Phase) {},
 		waits: func(w scheduler.Waiting) error { return say(w.String()) },
 	}
+	s.background, s.stop = context.WithCancel(server.running)
+	return s
+}
+
+// inBackground runs f beside the owner. Its context ends with the supplier, which
+// waits for it.
+func (s *supplier) inBackground(f func(context.Context)) {
+	s.running.Go(func() { f(s.background) })
 }
 
 // successor returns a supplier for the client's next build, which knows the same inputs
@@ -88,24 +107,13 @@ func (s *supplier) needed(drv *daemon.BasicDerivation) []string {
 	return paths
 }
 
-// inputHashes returns the NAR hashes of paths. It fails with errUnknownHash if one is
-// not known.
-func (s *supplier) inputHashes(_ context.Context, paths []string) (map[string]string, error) {
-	hashes := make(map[string]string, len(paths))
-	for _, path := range paths {
-		pin := s.inputs.pin(path)
-		if pin == nil {
-			return nil, errUnknownHash
-		}
-		hashes[path] = pin.Info().NARHash
-	}
-	return hashes, nil
-}
-
 // release gives back what the supplier holds.
 func (s *supplier) release() {
+	s.stop()
+	s.running.Wait()
 	if s.bound != nil {
 		s.bound.release()
 	}
+	s.holds.release()
 	s.inputs.release()
 }

@@ -5,70 +5,104 @@ package dispatch
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"slices"
-	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
 
-// sourceTimeout bounds asking builders for an input that is needed.
-const sourceTimeout = 30 * time.Second
+// smallTransfer is up to how many bytes, in all, inputs go over the session that
+// builds. Larger transfers have connections of their own, so that nobody's log or
+// question waits behind them, and so that several are as fast as a long line allows.
+const smallTransfer = 1 << 20
 
-// supply makes sure that the placement's builder has paths: it asks what is
-// missing and sends that, from the spool or from another builder.
+// supply makes sure that the placement's builder has paths and keeps them: it asks
+// what is missing and sends that, from the spool or from another builder.
 func (s *supplier) supply(ctx context.Context, p *placement, paths []string) error {
-	var unsure []string
-	for _, path := range paths {
-		if !p.has[path] {
-			unsure = append(unsure, path)
-		}
-	}
-	if len(unsure) == 0 {
-		return nil
-	}
-	valid, err := s.lookUp(ctx, p, unsure)
-	if err != nil {
+	if err := s.settleForward(ctx, p.builder); err != nil {
 		return err
 	}
-	for _, path := range valid {
-		p.has[path] = true
-	}
-	var missing []string
-	for _, path := range unsure {
-		if !p.has[path] {
-			missing = append(missing, path)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
+	missing, err := s.lacking(ctx, p, paths)
+	if err != nil || len(missing) == 0 {
+		return err
 	}
 	parcels, err := s.gather(ctx, missing, p.builder)
 	if err != nil {
 		return err
 	}
 	defer s.doing(p.builder, "receives inputs")()
-	if err := send(ctx, p.session, inOrder(parcels), s.relay); err != nil {
+	if parcels = inOrder(parcels); sizeOf(parcels) > smallTransfer && !p.bound {
+		return s.sendApart(ctx, p.builder, parcels)
+	}
+	if err := send(ctx, p.session, parcels, s.relay); err != nil {
 		return err
 	}
 	for _, path := range missing {
 		p.has[path] = true
 	}
+	s.server.opts.Builders.Believe(p.builder, missing)
 	return nil
 }
 
-// lookUp asks the placement's builder which of paths it has, after fetching what it
-// can where that is allowed.
-func (s *supplier) lookUp(ctx context.Context, p *placement, paths []string) ([]string, error) {
-	text := "looks for inputs"
-	if s.substitute {
-		text = "fetches inputs from its binary caches"
+// lacking returns those of paths that the placement's builder does not have, after it
+// has fetched what it can where that is allowed.
+func (s *supplier) lacking(ctx context.Context, p *placement, paths []string) ([]string, error) {
+	sure := func(path string) bool { return p.has[path] || s.holds.has(p.builder, path) }
+	missing := without(paths, sure)
+	if unasked := s.holds.unasked(p.builder, missing); len(unasked) > 0 {
+		done := s.doing(p.builder, "looks for inputs")
+		err := s.holds.ask(ctx, p.builder, unasked)
+		done()
+		if err != nil {
+			return nil, err
+		}
+		missing = without(missing, sure)
 	}
-	defer s.doing(p.builder, text)()
-	return p.session.QueryValidPaths(ctx, paths, s.substitute, s.relay)
+	if !s.substitute || len(missing) == 0 {
+		return missing, nil
+	}
+	defer s.doing(p.builder, "fetches inputs from its binary caches")()
+	fetched, err := p.session.QueryValidPaths(ctx, missing, true, s.relay)
+	for _, path := range fetched {
+		p.has[path] = true
+	}
+	return without(missing, sure), err
+}
+
+// restock is for a build that may have failed because inputs were not there: it asks
+// anew, on a new session, and sends what was missing. It reports whether something
+// was.
+func (s *supplier) restock(ctx context.Context, p *placement, paths []string) (bool, error) {
+	s.holds.doubt(p.builder)
+	if err := s.holds.ask(ctx, p.builder, paths); err != nil {
+		return false, err
+	}
+	session, err := s.server.opts.Builders.Open(ctx, p.builder)
+	if err != nil {
+		return false, err
+	}
+	p.session.Close()
+	p.session, p.has = session, map[string]bool{}
+	missing, err := s.lacking(ctx, p, paths)
+	if err != nil || len(missing) == 0 {
+		return false, err
+	}
+	s.enter(PhaseUploading)
+	return true, s.supply(ctx, p, paths)
+}
+
+// sendApart sends parcels on a connection of their own. What has arrived is held
+// before the session that has received it ends.
+func (s *supplier) sendApart(ctx context.Context, builder string, parcels []parcel) error {
+	session, err := s.server.opts.Builders.OpenBulk(ctx, builder)
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	if err := send(ctx, session, parcels, s.relay); err != nil {
+		return err
+	}
+	return s.holds.ask(ctx, builder, storePathsOf(parcels))
 }
 
 // parcel is a path to be sent.
@@ -78,155 +112,23 @@ type parcel struct {
 	open func() (io.ReadCloser, error)
 }
 
-// gather finds where paths can be had from. What is on other builders only is
-// fetched into the spool first, or, where that has no room, passed through.
-func (s *supplier) gather(ctx context.Context, paths []string, target string) ([]parcel, error) {
-	var parcels []parcel
-	var away []string
-	for _, path := range paths {
-		if pin := s.inputs.pin(path); pin != nil {
-			parcels = append(parcels, fromSpool(pin))
-		} else {
-			away = append(away, path)
-		}
-	}
-	if len(away) == 0 {
-		return parcels, nil
-	}
-	others := s.sources(target)
-	holders := s.whoHas(ctx, others, away)
-	from := donors{builders: s.server.opts.Builders, open: map[string]Builder{}}
-	defer from.close()
-	for _, path := range away {
-		one, err := s.fetch(ctx, from, path, holders[path], others)
-		if err != nil {
-			return nil, err
-		}
-		parcels = append(parcels, one)
-	}
-	return parcels, nil
-}
-
 func fromSpool(pin *spool.Pin) parcel {
 	return parcel{info: pin.Info(), open: func() (io.ReadCloser, error) { return pin.Open() }}
 }
 
-// whoHas asks builders for paths that the build cannot do without. So it has more
-// patience than a question for the sake of speed, and asks those that were late, too.
-func (s *supplier) whoHas(ctx context.Context, ids, paths []string) map[string][]string {
-	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
-	defer cancel()
-	return s.server.holders(ctx, ids, paths, 1)
+func sizeOf(parcels []parcel) (sum uint64) {
+	for i := range parcels {
+		sum += parcels[i].info.NARSize
+	}
+	return sum
 }
 
-// fetch gets a path from the first of the holders that gives it, or else from
-// another builder that has it, too.
-func (s *supplier) fetch(ctx context.Context, from donors, path string, holders, all []string) (parcel, error) {
-	reasons := []error{fmt.Errorf("input %s is no longer in the spool nor on a builder that could be asked: start the build again", path)}
-	for len(holders) > 0 {
-		for _, id := range holders {
-			one, err := s.fetchFrom(ctx, from, path, id)
-			if err == nil {
-				return one, nil
-			}
-			from.drop(id)
-			if ctx.Err() != nil {
-				return parcel{}, context.Cause(ctx)
-			}
-			reasons = append(reasons, err)
-		}
-		tried := holders
-		all = slices.DeleteFunc(slices.Clone(all), func(id string) bool { return slices.Contains(tried, id) })
-		holders = s.whoHas(ctx, all, []string{path})[path]
+func storePathsOf(parcels []parcel) []string {
+	paths := make([]string, len(parcels))
+	for i := range parcels {
+		paths[i] = parcels[i].info.Path
 	}
-	return parcel{}, errors.Join(reasons...)
-}
-
-// donors are sessions on builders that give inputs, kept for further ones.
-type donors struct {
-	builders Builders
-	open     map[string]Builder
-}
-
-func (d donors) get(ctx context.Context, id string) (Builder, error) {
-	if session := d.open[id]; session != nil {
-		return session, nil
-	}
-	session, err := d.builders.Open(ctx, id)
-	if err == nil {
-		d.open[id] = session
-	}
-	return session, err
-}
-
-// drop ends a session that has failed.
-func (d donors) drop(id string) {
-	if session := d.open[id]; session != nil {
-		session.Close()
-		delete(d.open, id)
-	}
-}
-
-func (d donors) close() {
-	for id := range d.open {
-		d.drop(id)
-	}
-}
-
-// fetchFrom gets a path from one builder.
-func (s *supplier) fetchFrom(ctx context.Context, from donors, path, id string) (parcel, error) {
-	source, err := from.get(ctx, id)
-	if err != nil {
-		return parcel{}, err
-	}
-	info, valid, err := source.QueryPathInfo(ctx, path)
-	if err != nil {
-		return parcel{}, err
-	}
-	if !valid {
-		return parcel{}, fmt.Errorf("builder %s no longer has %s", id, path)
-	}
-	pin, err := s.intoSpool(info, func(w io.Writer) error { return source.NARFromPath(ctx, path, w) })
-	if errors.Is(err, errUnspooled) {
-		return parcel{info: *info, open: func() (io.ReadCloser, error) { return s.passThrough(ctx, path, id), nil }}, nil
-	}
-	if err != nil {
-		return parcel{}, err
-	}
-	s.inputs.put(pin)
-	return fromSpool(pin), nil
-}
-
-// passThrough reads a NAR from a builder while it is sent to another.
-func (s *supplier) passThrough(ctx context.Context, path, id string) io.ReadCloser {
-	r, w := io.Pipe()
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		source, err := s.server.opts.Builders.Open(ctx, id)
-		if err == nil {
-			err = source.NARFromPath(ctx, path, w)
-			source.Close()
-		}
-		w.CloseWithError(err)
-	}()
-	return passage{PipeReader: r, stop: func() {
-		cancel()
-		r.Close()
-		<-done
-	}}
-}
-
-// passage is the reader of passThrough. Close joins its goroutine.
-type passage struct {
-	*io.PipeReader
-	stop func()
-}
-
-func (p passage) Close() error {
-	p.stop()
-	return nil
+	return paths
 }
 
 // send uploads parcels to a builder in the order given.

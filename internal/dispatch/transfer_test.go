@@ -28,6 +28,9 @@ func TestInputFromAnotherBuilder(t *testing.T) {
 				if got := c.ask(false, b, a); got != "ba" {
 					t.Fatalf("there: %q", got)
 				}
+				one.cordon()
+				two.cordon()
+				r.use(one, two, three)
 				c.mustBuild(newDerivation("out", b))
 				if len(three.Builds()) != 1 {
 					t.Fatal("it was built elsewhere than on the largest builder")

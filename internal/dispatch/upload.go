@@ -42,6 +42,7 @@ func (s *session) addMultipleToStore(r *daemon.AddMultipleToStore) error {
 // receive takes one path of an upload.
 func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
 	if s.supplier.inputs.add(info.Path) {
+		s.supplier.foresee(s.supplier.ahead(*info))
 		return nil // another session was faster; Next skips the archive
 	}
 	replay := archive
@@ -52,28 +53,40 @@ func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
 		}
 		archive, replay = bytes.NewReader(content), bytes.NewReader(content)
 	}
-	touched := false
-	pin, err := s.supplier.intoSpool(info, func(w io.Writer) error {
-		touched = true
-		_, err := io.Copy(w, archive)
+	w, err := s.supplier.create(info)
+	if err != nil {
+		return s.unspooled(info, replay, err)
+	}
+	defer w.to.Abort()
+	s.supplier.spooling(info, w.to)
+	if _, err := io.Copy(w, archive); err != nil {
 		return err
-	})
-	switch {
-	case err == nil:
+	}
+	pin, err := w.commit()
+	if err != nil && info.NARSize <= replayable {
+		return s.unspooled(info, replay, err)
+	}
+	if err == nil {
 		s.supplier.inputs.put(pin)
-		return nil
-	case errors.Is(err, errUnspooled) && (!touched || info.NARSize <= replayable):
-		return s.supplier.forward(s.ctx, info, replay, err)
 	}
 	return err
 }
 
-// forward sends a path that is not in the spool, because of why, straight to a builder,
+// unspooled sends a path that is not in the spool to a builder. Other errors than that
+// of the spool are the upload's.
+func (s *session) unspooled(info *daemon.PathInfo, archive io.Reader, err error) error {
+	if errors.Is(err, errUnspooled) {
+		return s.supplier.sendThrough(s.ctx, info, archive, err)
+	}
+	return err
+}
+
+// sendThrough sends a path that is not in the spool, because of why, straight to a builder,
 // waiting for one if need be. From then on the build is bound to that builder.
 //
 // A client that leaves meanwhile is noticed when the next waiting line cannot be
 // sent: its upload is still on the wire, so its end cannot be read.
-func (s *supplier) forward(ctx context.Context, info *daemon.PathInfo, archive io.Reader, why error) error {
+func (s *supplier) sendThrough(ctx context.Context, info *daemon.PathInfo, archive io.Reader, why error) error {
 	if s.bound == nil {
 		p, err := s.place(ctx, scheduler.Request{Class: s.class, Key: info.Path})
 		if err != nil {
