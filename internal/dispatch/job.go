@@ -217,25 +217,24 @@ func (j *job) attempt(p *placement) (*daemon.BuildResult, *delivery, error) {
 		return nil, nil, err
 	}
 	result, d, err := s.perform(ctx, p, j.request)
-	if mayLackInputs(result, err) && j.collected(ctx, p) {
-		j.log.Info("Inputs were collected before the build began", "builder", p.builder)
-		j.enter(PhaseUploading)
-		if err := errors.Join(j.journal.StopActivities(ctx), s.supply(ctx, p, s.needed(j.request.Derivation))); err != nil {
-			return nil, nil, err
-		}
-		result, d, err = s.perform(ctx, p, j.request)
+	if !mayLackInputs(result, err) {
+		return result, d, err
 	}
-	return result, d, err
+	lacked, failed := s.restock(ctx, p, s.needed(j.request.Derivation))
+	if !lacked {
+		return result, d, err // nothing is known better
+	}
+	j.log.Info("Inputs were collected before the build began", "builder", p.builder)
+	if err := errors.Join(j.journal.StopActivities(ctx), failed); err != nil {
+		return nil, nil, err
+	}
+	return s.perform(ctx, p, j.request)
 }
 
 // leave gives back slot and session of an attempt.
 func (j *job) leave(p *placement, d *delivery, again *setback, err error) {
 	switch {
-	case d != nil && !d.spooled():
-		// The rest is fetched over the session, for which no slot is needed.
-		p.lease.Release()
 	case d != nil: // which has all that it needs
-		d.session = nil
 		p.session.Reuse()
 		p.lease.Release()
 	case again != nil && again.orphan && again.builder == p.builder:
@@ -269,21 +268,6 @@ func mayLackInputs(result *daemon.BuildResult, err error) bool {
 		return true
 	}
 	return false
-}
-
-// collected reports whether the builder no longer has inputs that it had: what it
-// was not sent in this session its garbage collector may take before the build.
-func (j *job) collected(ctx context.Context, p *placement) bool {
-	paths := j.supplier.needed(j.request.Derivation)
-	valid, err := p.session.QueryValidPaths(ctx, paths, false, nil)
-	if err != nil {
-		return false // then the first error counts
-	}
-	p.has = make(map[string]bool, len(paths))
-	for _, path := range valid {
-		p.has[path] = true
-	}
-	return len(p.has) < len(distinct(paths))
 }
 
 // note records a builder that did not finish the build.
