@@ -62,7 +62,7 @@ func (s *site) killUnderBuild(ctx context.Context, d *dispatcher) (time.Duration
 	defer cancel()
 	built := make(chan error, 1)
 	go func() {
-		_, _, err := s.build(ctx, s.client, d.way(), movable(name), failoverLimit)
+		_, err := s.build(ctx, s.client, d.way(), movable(name), failoverLimit)
 		built <- err
 	}()
 
@@ -147,14 +147,14 @@ func (r *run) lines(ctx context.Context, s *site) error {
 			return err
 		}
 	}
-	if _, _, err := s.build(ctx, s.client, d.way(), nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
+	if _, err := s.build(ctx, s.client, d.way(), nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
 		return err
 	}
 	for round := range r.rounds(loopback) {
 		for i := range counts {
 			n := counts[(i+round)%len(counts)]
 			w := way{name: figures.Dispatcher, builders: "@" + linesFile(n)}
-			took, _, err := s.build(ctx, s.client, w, nixlab.Trivial(s.name("lines")), smallLimit)
+			took, err := s.build(ctx, s.client, w, nixlab.Trivial(s.name("lines")), smallLimit)
 			if err != nil {
 				return err
 			}

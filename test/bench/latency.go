@@ -58,11 +58,12 @@ func (r *run) latency(ctx context.Context, s *site, kind lineKind, what scenario
 	defer t.Close()
 	for round := range r.rounds(kind) {
 		for _, w := range t.inRound(round) {
-			took, _, err := s.build(ctx, s.client, w, what.expression(s.name(what.name)), smallLimit)
+			err := r.time(s, t.dispatcher, what.name+"_"+kind.name, w.name, func() (time.Duration, error) {
+				return s.build(ctx, s.client, w, what.expression(s.name(what.name)), smallLimit)
+			})
 			if err != nil {
 				return err
 			}
-			r.add(what.name+"_"+kind.name, s, w.name, took.Seconds())
 		}
 	}
 	return nil
@@ -94,7 +95,7 @@ func (s *site) threeWays(ctx context.Context, kind lineKind) (t *ways, err error
 	t.closers = append(t.closers, t.dispatcher.stop)
 	t.list = []way{direct, floor, t.dispatcher.way()}
 	for _, w := range t.list {
-		if _, _, err := s.build(ctx, s.client, w, nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
+		if _, err := s.build(ctx, s.client, w, nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
 			return nil, err
 		}
 	}

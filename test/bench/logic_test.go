@@ -190,3 +190,23 @@ func TestParseOptions(t *testing.T) {
 		})
 	}
 }
+
+func TestParseUsage(t *testing.T) {
+	t.Parallel()
+	machine, err := parseMachineUsage([]byte("cpu  100 20 300 5000 600 7 8 90 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n"))
+	if err != nil || machine != 4.35 {
+		t.Errorf("machine: %v s, %v; want 4.35", machine, err)
+	}
+	process, err := parseProcessUsage([]byte("12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 9 0 1 2 3"))
+	if err != nil || process != 2 {
+		t.Errorf("process: %v s, %v; want 2", process, err)
+	}
+	for _, text := range []string{"", "cpu 1 2\n"} {
+		if _, err := parseMachineUsage([]byte(text)); err == nil {
+			t.Errorf("%q is accepted", text)
+		}
+	}
+	if _, err := parseProcessUsage([]byte("12 (a) S 1")); err == nil {
+		t.Error("a short line is accepted")
+	}
+}

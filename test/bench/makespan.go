@@ -105,7 +105,7 @@ func (r *run) makespan(ctx context.Context, s *site) error {
 		}
 		t.list = append(t.list[:1], direct)
 		for _, w := range t.list {
-			if _, _, err := s.build(ctx, client, w, nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
+			if _, err := s.build(ctx, client, w, nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
 				return err
 			}
 		}
@@ -113,11 +113,14 @@ func (r *run) makespan(ctx context.Context, s *site) error {
 	for round := range r.rounds(loopback) {
 		work := workload(uint64(round) + r.options.seed)
 		for _, w := range t.inRound(round) {
-			took, busy, err := s.span(ctx, clients, w, work)
+			var busy *busyness
+			err := r.time(s, d, "makespan", w.name, func() (took time.Duration, err error) {
+				took, busy, err = s.span(ctx, clients, w, work)
+				return took, err
+			})
 			if err != nil {
 				return err
 			}
-			r.add("makespan", s, w.name, took.Seconds())
 			r.add("slots_exceeded", s, w.name, float64(busy.exceeded(slots)))
 			for i, most := range busy.most() {
 				r.add(fmt.Sprintf("most_running_slots%d", slots[i]), s, w.name, float64(most))
@@ -143,7 +146,7 @@ func (s *site) span(ctx context.Context, clients []*nixlab.Client, w way, work [
 			list = append(list, "("+working(fmt.Sprintf("%s-%d-%d", name, c, i), length)+")")
 		}
 		group.Go(func() {
-			_, _, failures[c] = s.build(ctx, client, w, "["+strings.Join(list, " ")+"]", makespanLimit)
+			_, failures[c] = s.build(ctx, client, w, "["+strings.Join(list, " ")+"]", makespanLimit)
 		})
 	}
 	group.Wait()

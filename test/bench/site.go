@@ -185,7 +185,7 @@ var errBuild = errors.New("a build of the benchmark failed")
 
 // build builds an expression on the client and returns how long that took, from
 // the start of nix-build to its end.
-func (s *site) build(ctx context.Context, client *nixlab.Client, w way, expression string, limit time.Duration) (time.Duration, string, error) {
+func (s *site) build(ctx context.Context, client *nixlab.Client, w way, expression string, limit time.Duration) (time.Duration, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done after %v", limit))
 	defer cancel()
 	began := time.Now()
@@ -195,7 +195,7 @@ func (s *site) build(ctx context.Context, client *nixlab.Client, w way, expressi
 		err = fmt.Errorf("%w: status %d\n%s", errBuild, result.Status, result.Stderr)
 	}
 	if err != nil {
-		return 0, "", fmt.Errorf("%s, Nix %s: %w", w.name, client.Nix(), err)
+		return 0, fmt.Errorf("%s, Nix %s: %w", w.name, client.Nix(), err)
 	}
-	return took, strings.TrimSpace(result.Stdout), nil
+	return took, nil
 }

@@ -36,55 +36,56 @@ func (r *run) transfer(ctx context.Context, s *site) error {
 	defer t.Close()
 	for round := range r.rounds(loopback) {
 		for _, w := range t.inRound(round) {
-			if err := r.upload(ctx, s, w); err != nil {
+			if err := r.upload(ctx, s, t.dispatcher, w); err != nil {
 				return err
 			}
-			if err := r.download(ctx, s, w); err != nil {
+			if err := r.download(ctx, s, t.dispatcher, w); err != nil {
 				return err
 			}
 		}
 	}
-	peak, err := t.dispatcher.peakMemory()
-	if err != nil {
-		return err
-	}
-	r.add("transfer_rss", s, figures.Dispatcher, peak)
-	return nil
+	return r.addPeak(s, t.dispatcher)
 }
 
 // upload takes a build that does nothing with its large input.
-func (r *run) upload(ctx context.Context, s *site, w way) error {
+func (r *run) upload(ctx context.Context, s *site, d *dispatcher, w way) error {
 	name := s.name("upload")
 	input, err := s.addRandom(ctx, s.client, name, r.options.mebibytes)
 	if err != nil {
 		return err
 	}
-	took, _, err := s.build(ctx, s.client, w, consuming(name, input), transferLimit)
+	err = r.time(s, d, "upload", w.name, func() (time.Duration, error) {
+		return s.build(ctx, s.client, w, consuming(name, input), transferLimit)
+	})
 	if err != nil {
 		return err
 	}
-	r.add("upload", s, w.name, took.Seconds())
 	return s.collectGarbage(ctx)
 }
 
 // download takes a build with a large output. The time counts from the moment when
 // the build's last command has ended.
-func (r *run) download(ctx context.Context, s *site, w way) error {
+func (r *run) download(ctx context.Context, s *site, d *dispatcher, w way) error {
 	name := s.name("download")
-	took, _, err := s.build(ctx, s.client, w, producing(name, r.options.mebibytes), transferLimit)
+	err := r.time(s, d, "download", w.name, func() (time.Duration, error) {
+		took, err := s.build(ctx, s.client, w, producing(name, r.options.mebibytes), transferLimit)
+		ended := time.Now()
+		if err != nil {
+			return 0, err
+		}
+		done, err := s.stations[0].Exec(ctx, "cat", "/tmp/done-"+name)
+		if err != nil {
+			return 0, err
+		}
+		nanoseconds, err := strconv.ParseInt(strings.TrimSpace(done), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("the time at which a build was done: %w", err)
+		}
+		return min(took, ended.Sub(time.Unix(0, nanoseconds))), nil
+	})
 	if err != nil {
 		return err
 	}
-	ended := time.Now()
-	done, err := s.stations[0].Exec(ctx, "cat", "/tmp/done-"+name)
-	if err != nil {
-		return err
-	}
-	nanoseconds, err := strconv.ParseInt(strings.TrimSpace(done), 10, 64)
-	if err != nil {
-		return fmt.Errorf("the time at which a build was done: %w", err)
-	}
-	r.add("download", s, w.name, min(took, ended.Sub(time.Unix(0, nanoseconds))).Seconds())
 	return s.collectGarbage(ctx)
 }
 
@@ -145,26 +146,41 @@ func (r *run) lossyTransfer(ctx context.Context, s *site) error {
 	defer t.Close()
 	for round := range r.rounds(lossy) {
 		for _, w := range t.inRound(round) {
-			name := s.name("lossy")
-			inputs := make([]string, lossyInputs)
-			for i := range inputs {
-				if inputs[i], err = s.addRandom(ctx, s.client, fmt.Sprintf("%s-%d", name, i), r.options.mebibytes/lossyInputs); err != nil {
-					return err
-				}
-			}
-			builds := make([]string, lossyInputs)
-			for i, input := range inputs {
-				builds[i] = "(" + consuming(fmt.Sprintf("%s-%d", name, i), input) + ")"
-			}
-			took, _, err := s.build(ctx, s.client, w, "["+strings.Join(builds, " ")+"]", transferLimit)
-			if err != nil {
-				return err
-			}
-			r.add("lossy", s, w.name, took.Seconds())
-			if err := s.collectGarbage(ctx); err != nil {
+			if err := r.uploadMany(ctx, s, t.dispatcher, w); err != nil {
 				return err
 			}
 		}
 	}
+	return r.addPeak(s, t.dispatcher)
+}
+
+// uploadMany takes builds at the same time that do nothing with their inputs.
+func (r *run) uploadMany(ctx context.Context, s *site, d *dispatcher, w way) error {
+	name := s.name("lossy")
+	var builds []string
+	for i := range lossyInputs {
+		one := fmt.Sprintf("%s-%d", name, i)
+		input, err := s.addRandom(ctx, s.client, one, r.options.mebibytes/lossyInputs)
+		if err != nil {
+			return err
+		}
+		builds = append(builds, "("+consuming(one, input)+")")
+	}
+	err := r.time(s, d, "lossy", w.name, func() (time.Duration, error) {
+		return s.build(ctx, s.client, w, "["+strings.Join(builds, " ")+"]", transferLimit)
+	})
+	if err != nil {
+		return err
+	}
+	return s.collectGarbage(ctx)
+}
+
+// addPeak notes the most memory that the dispatcher has had.
+func (r *run) addPeak(s *site, d *dispatcher) error {
+	peak, err := d.peakMemory()
+	if err != nil {
+		return err
+	}
+	r.add("transfer_rss", s, figures.Dispatcher, peak)
 	return nil
 }

@@ -17,6 +17,9 @@ import (
 func example() Document {
 	series := seriesOf("trivial_loopback", "2.8.0", map[string][]float64{Direct: {1, 1, 1}, Dispatcher: {0.25, 0.5, 0.3}})
 	series.Add("slots_exceeded", "2.8.0", Dispatcher, 0)
+	series.Add(CPU+"trivial_loopback", "2.8.0", Process, 0.01)
+	series.Add("trivial_rtt20", "2.8.0", Dispatcher, 0.2)
+	series.Add("trivial_rtt80", "2.8.0", Dispatcher, 0.5)
 	return Document{
 		Commit:        "0123456789abcdef",
 		Date:          time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -119,7 +122,7 @@ func TestMerge(t *testing.T) {
 		Series:   seriesOf("chain_loopback", "2.26.3", map[string][]float64{Direct: {1}}),
 	}
 	got := example().Merge(newer)
-	if len(got.Versions) != 2 || len(got.Sections) != 2 || len(got.Lines) != 1 || len(got.Series) != 3 || got.KillsPerPhase == nil {
+	if len(got.Versions) != 2 || len(got.Sections) != 2 || len(got.Lines) != 1 || len(got.Series) != 6 || got.KillsPerPhase == nil {
 		t.Errorf("something is lost: %+v", got)
 	}
 }
@@ -131,7 +134,8 @@ func TestMarkdown(t *testing.T) {
 		"Commit 0123456789ab, 2026-01-02. 2 × Processor",
 		"`trivial_loopback_ratio` | 0.300 | 0.250 – 0.500 | 3 | 2.8.0 | ≤ 0.450 | reached |",
 		"`slots_exceeded` | 0 | 0 – 0 | 1 | 2.8.0 | ≤ 0 | reached |",
-		"| trivial, loopback | 2.8.0 | 1 |  | 0.300 |  |",
+		"| trivial, loopback | 2.8.0 | 1 | | 0.300 | | | | | 0.0100 |",
+		"| trivial | 2.8.0 | | | 5.0 |",
 		"Building 8",
 	} {
 		if !strings.Contains(text, want) {

@@ -26,7 +26,13 @@ const (
 	Dispatcher = "dispatcher"
 	// Bound is what no way can do better.
 	Bound = "bound"
+	// Process is the part of the dispatcher's process, in series of processor time.
+	Process = "process"
 )
+
+// CPU begins the names of series with the machine's processor time, in seconds,
+// during a scenario.
+const CPU = "cpu_"
 
 // AnyNix stands for the Nix version of what has nothing to do with Nix.
 const AnyNix = "any"

@@ -36,6 +36,9 @@ func (d Document) Markdown() string {
 		d.Commit, d.Date.UTC().Format("2006-01-02"), m.Cores, m.CPU, m.MemoryMiB, m.Kernel, m.Congestion, d.versions())
 	out.WriteString(d.figureTable())
 	out.WriteString("\n" + d.seriesTable())
+	if trips := d.tripTable(); trips != "" {
+		out.WriteString("\n" + trips)
+	}
 	if len(d.KillsPerPhase) > 0 {
 		out.WriteString("\nKills by the phase of the build: " + d.phases() + ".\n")
 	}
@@ -89,24 +92,59 @@ func (g *Goal) text() string {
 	}
 }
 
-// seriesTable lists the median times of all ways.
+// column is a way in a table.
+type column struct{ heading, prefix, way string }
+
+// seriesTable lists the median times of all ways, and what they took of processors.
 func (d Document) seriesTable() string {
+	columns := []column{
+		{"direct", "", Direct}, {"floor", "", Floor}, {"dispatcher", "", Dispatcher}, {"bound", "", Bound},
+		{"CPU: direct", CPU, Direct}, {"floor", CPU, Floor}, {"dispatcher", CPU, Dispatcher}, {"its process", CPU, Process},
+	}
 	var out strings.Builder
-	out.WriteString("| Median, s | Nix | direct | floor | dispatcher | bound |\n|---|---|--:|--:|--:|--:|\n")
+	out.WriteString("| Median, s | Nix |")
+	for _, c := range columns {
+		out.WriteString(" " + c.heading + " |")
+	}
+	out.WriteString("\n|---|---|" + strings.Repeat("--:|", len(columns)) + "\n")
 	for _, scenario := range timed() {
 		for _, nix := range slices.SortedFunc(maps.Keys(d.Series[scenario]), CompareNix) {
 			fmt.Fprintf(&out, "| %s | %s |", strings.ReplaceAll(scenario, "_", ", "), nix)
-			for _, way := range []string{Direct, Floor, Dispatcher, Bound} {
+			for _, c := range columns {
 				cell := ""
-				if samples := d.Series[scenario][nix][way]; len(samples) > 0 {
-					cell = number(Summarize(samples).Median)
+				if samples := d.Series[c.prefix+scenario][nix][c.way]; len(samples) > 0 {
+					cell = " " + number(Summarize(samples).Median)
 				}
-				fmt.Fprintf(&out, " %s |", cell)
+				out.WriteString(cell + " |")
 			}
 			out.WriteString("\n")
 		}
 	}
 	return out.String()
+}
+
+// tripTable tells how many round trips of the line a scenario waits for: by how
+// much longer it takes on the line of 80 ms than on that of 20 ms.
+func (d Document) tripTable() string {
+	var rows strings.Builder
+	for _, what := range []string{"trivial", "parallel", "chain"} {
+		for _, nix := range slices.SortedFunc(maps.Keys(d.Series[what+"_rtt80"]), CompareNix) {
+			fmt.Fprintf(&rows, "| %s | %s |", what, nix)
+			for _, way := range []string{Direct, Floor, Dispatcher} {
+				cell := ""
+				long, short := d.Series[what+"_rtt80"][nix][way], d.Series[what+"_rtt20"][nix][way]
+				if len(long) > 0 && len(short) > 0 {
+					cell = fmt.Sprintf(" %.1f", (Summarize(long).Median-Summarize(short).Median)/0.060)
+				}
+				rows.WriteString(cell + " |")
+			}
+			rows.WriteString("\n")
+		}
+	}
+	if rows.Len() == 0 {
+		return ""
+	}
+	return "| Round trips waited for | Nix | direct | floor | dispatcher |\n|---|---|--:|--:|--:|\n" + rows.String()
 }
 
 // timed lists the scenarios whose samples are wall times, in order.
