@@ -45,7 +45,7 @@ func sample() Document {
 		},
 		Waiting: []Build{{
 			Derivation: drv("a77xw3cd", "nixos-test"), Name: "nixos-test", System: "aarch64-linux", Features: []string{"kvm"}, Phase: "Queued",
-			Since: ago(83 * time.Second), PhaseSince: ago(83 * time.Second), Clients: 1, Position: 1,
+			Since: ago(10 * time.Minute), PhaseSince: ago(83 * time.Second), Clients: 1, Position: 1,
 			Reason: "waiting for an aarch64-linux builder with kvm: none is known",
 		}},
 		Spool: Spool{Paths: 214, InUse: 12, Bytes: 1932735283, MaxBytes: 10 << 30, Evictions: 3},

@@ -43,7 +43,7 @@ func newView(d Document, refresh bool) view {
 		}
 	}
 	for _, b := range d.Waiting {
-		v.Longest = max(v.Longest, d.Time.Sub(b.Since))
+		v.Longest = max(v.Longest, d.Time.Sub(b.PhaseSince))
 	}
 	v.Running, v.MoreRunning = firstRows(d.Running)
 	v.Waiting, v.MoreWaiting = firstRows(d.Waiting)
