@@ -96,6 +96,16 @@ func (b *builder) kill(why string) time.Time {
 	return at
 }
 
+// lastKill is when the builder was last killed; long ago if never.
+func (b *builder) lastKill() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.kills) == 0 {
+		return time.Unix(0, 0)
+	}
+	return b.kills[len(b.kills)-1]
+}
+
 // killedBetween reports whether the builder was killed between two times.
 func (b *builder) killedBetween(from, to time.Time) bool {
 	b.mu.Lock()

@@ -101,7 +101,9 @@ func (w *world) noBuildProcesses(ctx context.Context) error {
 		if running > 0 {
 			all = append(all, fmt.Errorf("%s runs %d builds", b.Name(), running))
 		}
-		dirs, err := b.Exec(ctx, "sh", "-c", "ls -d /tmp/nix-* /nix/var/nix/builds/* 2>/dev/null || true")
+		// Nix itself leaves those of the time before a crash.
+		dirs, err := b.Exec(ctx, "sh", "-c", fmt.Sprintf("find /tmp/nix-* /nix/var/nix/builds/* -maxdepth 0 -newermt @%d 2>/dev/null || true",
+			b.lastKill().Unix()+1))
 		all = append(all, err)
 		if dirs != "" {
 			all = append(all, fmt.Errorf("%s has directories of builds: %s", b.Name(), strings.Fields(dirs)))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -163,7 +164,7 @@ func (w *world) show(t *testing.T) {
 	}
 	for name, text := range texts {
 		if *logsFlag != "" {
-			file := filepath.Join(*logsFlag, t.Name()+"-"+name+".log")
+			file := filepath.Join(*logsFlag, strings.ReplaceAll(t.Name(), "/", "-")+"-"+name+".log")
 			if err := errors.Join(os.MkdirAll(*logsFlag, 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
 				t.Error(err)
 			}
