@@ -155,14 +155,6 @@ func (f *Fleet) Open(ctx context.Context, id string) (*Session, error) {
 	return h.open(ctx)
 }
 
-// Prepare has a session ready on the builder, in the background, because a build
-// will probably run there soon.
-func (f *Fleet) Prepare(id string) {
-	if h := f.host(id); h != nil {
-		h.prepare()
-	}
-}
-
 // OpenBulk opens a session for a transfer, on a connection of its own as far as the
 // builder admits one. It waits while as many transfers run as a builder gets; Close
 // lets the next one in.

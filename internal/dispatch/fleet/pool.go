@@ -150,18 +150,6 @@ func (h *host) wantsMore() bool {
 	return !h.retired && h.outage == nil && h.pool.busy+len(h.pool.idle) < want
 }
 
-// prepare makes a session ready as if one had been needed recently.
-func (h *host) prepare() {
-	h.mu.Lock()
-	h.pool.roll()
-	h.pool.peak = max(h.pool.peak, 1)
-	if len(h.links) == 0 && h.unusable() == nil {
-		h.dial() // its first session is the one
-	}
-	h.mu.Unlock()
-	h.refill()
-}
-
 func (h *host) fill() {
 	for h.fillOne() {
 	}

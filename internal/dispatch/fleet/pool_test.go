@@ -169,27 +169,6 @@ func TestReadySessionsDoNotCrowd(t *testing.T) {
 	})
 }
 
-func TestPrepare(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		m := newMachine(t, daemontest.Options{})
-		f, _ := newFleet(t, m)
-		f.Prepare("b/none")
-		f.Prepare("b/one")
-		f.Prepare("b/one")
-		synctest.Wait()
-		if s := f.Stats()[0]; s.Connections != 1 || s.IdleSessions != 1 {
-			t.Errorf("%+v, want a connection and a session ready", s)
-		}
-		s := open(t, f)
-		f.Prepare("b/one")
-		s.Close()
-		synctest.Wait()
-		if n := m.Sessions(); n != 2 {
-			t.Errorf("%d sessions, want 2", n)
-		}
-	})
-}
-
 // Who needs a session takes the one that is being made ready.
 func TestOpenWaitsForTheComingSession(t *testing.T) {
 	bubble(t, func(t *testing.T) {
