@@ -38,7 +38,10 @@ func (s *supplier) identity(ctx context.Context, r *daemon.BuildDerivation) (str
 			return "", nil
 		}
 	}
-	hashes, err := s.inputHashes(ctx, s.needed(r.Derivation))
+	// Sharing is worth a question to builders, but not the wait for one that hangs.
+	asking, cancel := context.WithTimeout(ctx, s.server.limits.Locate)
+	defer cancel()
+	hashes, err := s.inputHashes(asking, s.needed(r.Derivation))
 	switch {
 	case ctx.Err() != nil:
 		return "", context.Cause(ctx)

@@ -73,7 +73,7 @@ func (j *job) judge(p *placement, result *daemon.BuildResult, err error) *setbac
 	if j.ctx.Err() != nil || asResult(err) != nil {
 		return nil
 	}
-	back := &setback{builder: p.builder, phase: j.now.is(), err: err, result: result}
+	back := &setback{builder: p.builder, phase: j.now.is(), err: err}
 	var lost *fleet.LostError
 	var remote *daemon.RemoteError
 	switch {
@@ -94,8 +94,8 @@ func (j *job) judge(p *placement, result *daemon.BuildResult, err error) *setbac
 	if back.brief == "" {
 		return nil
 	}
-	if back.err == nil {
-		back.err = errors.New(result.ErrorMessage)
+	if err == nil {
+		back.err, back.result = errors.New(result.ErrorMessage), result
 	}
 	if p.bound || j.retries() >= maxRetries || !j.server.hasOther(j, p.builder) {
 		return nil

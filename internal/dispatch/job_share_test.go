@@ -89,6 +89,34 @@ func TestEqualBuildsRunOnce(t *testing.T) {
 	})
 }
 
+// Inputs that no client has sent are known by what builders say of them.
+func TestEqualBuildsWithInputsOnBuilders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newFile("in", "I")
+		one := newMachine(t, "one", minutes(nil), slots(8)).has(in)
+		two := newMachine(t, "two", minutes(nil), slots(8)).has(in)
+		r := newRig(t, rigOptions{builders: []*machine{one, two}})
+		d := newDerivation("out", in)
+		var built []<-chan buildOutcome
+		for i := range 2 {
+			c := r.connect(uint32(i+1), "x86_64-linux.0")
+			if sent := c.upload(in); len(sent) != 0 {
+				t.Errorf("client %d sent %v", i, sent)
+			}
+			built = append(built, c.inBackground(t.Context(), d))
+			time.Sleep(time.Second)
+		}
+		for i, o := range built {
+			if got := <-o; got.err != nil || !got.Status.Success() {
+				t.Errorf("client %d: %+v", i, got)
+			}
+		}
+		if n := len(one.Builds()) + len(two.Builds()); n != 1 {
+			t.Errorf("%d builds, want one", n)
+		}
+	})
+}
+
 func TestUnequalBuildsAreNotShared(t *testing.T) {
 	plain := newDerivation("out", newFile("in", "I"))
 	tests := map[string]struct {
