@@ -162,13 +162,22 @@ type EndpointStatus struct {
 	ProtocolVersion string `json:"protocolVersion,omitempty"`
 
 	// systems are the systems that it is used for: those of the spec, else those
-	// discovered.
+	// discovered, but for refutedSystems.
 	//
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=64
 	Systems []string `json:"systems,omitempty"`
+
+	// refutedSystems are systems of the spec, or discovered, that a canary could
+	// not build for.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=64
+	RefutedSystems []string `json:"refutedSystems,omitempty"`
 
 	// features are the system features that it is used for besides mandatory
 	// ones: those of the spec, else those discovered.

@@ -294,8 +294,9 @@ type Probe struct {
 	// +kubebuilder:validation:Maximum=20
 	FailureThreshold int32 `json:"failureThreshold,omitempty"`
 
-	// canary says whether a probe also builds one tiny derivation for each
-	// system: Disabled (the default) or Enabled, which changes nothing yet.
+	// canary says whether one tiny derivation is built for each system, at the
+	// first probe, after changes and failures, and else once an hour: Disabled
+	// (the default) or Enabled. A system for which that fails is taken out of use.
 	//
 	// +optional
 	// +kubebuilder:default=Disabled

@@ -84,6 +84,11 @@ func (in *EndpointStatus) DeepCopyInto(out *EndpointStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.RefutedSystems != nil {
+		in, out := &in.RefutedSystems, &out.RefutedSystems
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Features != nil {
 		in, out := &in.Features, &out.Features
 		*out = make([]string, len(*in))

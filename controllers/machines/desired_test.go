@@ -211,6 +211,31 @@ func TestDiscoveredSystemsAndFeatures(t *testing.T) {
 	}
 }
 
+// A system that a canary refuted is not published, whether declared or discovered;
+// an endpoint without any other is not listed at all, healthy last or not.
+func TestRefutedSystemsAreNotPublished(t *testing.T) {
+	t.Parallel()
+	refuted, useless := healthy("a"), down("a", time.Minute)
+	refuted.Systems, refuted.RefutedSystems = []string{"x86_64-linux"}, []string{"aarch64-linux"}
+	useless.RefutedSystems = []string{"x86_64-linux"}
+	tests := map[string]struct {
+		builder *builders.NixBuilderWrapper
+		want    []string
+	}{
+		"declared":     {builders.MakeNixBuilder("x").Systems("aarch64-linux", "x86_64-linux").Endpoint("a", "a.example").EndpointStatus(refuted), []string{"a.example x86_64-linux"}},
+		"discovered":   {builders.MakeNixBuilder("x").Endpoint("a", "a.example").EndpointStatus(refuted), []string{"a.example x86_64-linux"}},
+		"the only one": {linux("x").Endpoint("a", "a.example").EndpointStatus(useless), nil},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tc.want, lines(t, render(t, tc.builder))); diff != "" {
+				t.Errorf("machines (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // variety is a namespace with a bit of everything.
 func variety() []*builders.NixBuilderWrapper {
 	pinned := healthy("only")

@@ -102,7 +102,8 @@ func newEndpoint(builder *v1alpha1.NixBuilder, given *v1alpha1.Endpoint, now tim
 }
 
 // takeFacts fills what the spec declares or, where it does not and may be
-// completed, what was discovered.
+// completed, what was discovered. Systems that were refuted are none, whoever
+// names them.
 func (e *endpoint) takeFacts(spec *v1alpha1.NixBuilderSpec, given *v1alpha1.Endpoint) {
 	discovered := e.state
 	if spec.Discovery == v1alpha1.DiscoveryDisabled {
@@ -112,6 +113,9 @@ func (e *endpoint) takeFacts(spec *v1alpha1.NixBuilderSpec, given *v1alpha1.Endp
 	if len(e.systems) == 0 {
 		e.systems = words(discovered.Systems)
 	}
+	e.systems = slices.DeleteFunc(e.systems, func(system string) bool {
+		return slices.Contains(e.state.RefutedSystems, system)
+	})
 	e.features = words(spec.SupportedFeatures)
 	if len(e.features) == 0 {
 		e.features = words(discovered.Features)

@@ -162,6 +162,9 @@ func (s *scope) ready(endpoints []v1alpha1.EndpointStatus) verdict {
 	for _, candidate := range candidates {
 		systems = append(systems, candidate.Systems...)
 	}
+	// What a spec declares is expected, whatever was refuted; of what a machine says
+	// of itself, only what remains.
+	systems = append(systems, s.builder.Spec.Systems...)
 	slices.Sort(systems)
 	systems = slices.Compact(systems)
 	if len(systems) == 0 {
@@ -183,7 +186,8 @@ func unserved(system string, candidates []v1alpha1.EndpointStatus) verdict {
 	var first *v1alpha1.EndpointStatus
 	for i := range candidates {
 		candidate := &candidates[i]
-		if candidate.InUse() || system != "" && !slices.Contains(candidate.Systems, system) {
+		refuted := slices.Contains(candidate.RefutedSystems, system)
+		if !refuted && (candidate.InUse() || system != "" && !slices.Contains(candidate.Systems, system)) {
 			continue
 		}
 		if candidate.State == v1alpha1.EndpointUnknown {

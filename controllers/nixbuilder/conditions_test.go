@@ -120,6 +120,24 @@ func TestConditions(t *testing.T) {
 				v1alpha1.ConditionTrusted, condition{isFalse, "UserNotTrusted", "a (a.example.com:22): not trusted (2 of 3 endpoints)"}),
 				v1alpha1.ConditionSystemsVerified, condition{isUnknown, "NotReached", "a: not checked, because an earlier condition is not True (3 of 3 endpoints)"}),
 		},
+		"a declared system is refuted everywhere": {
+			builder: one().Systems("x86_64-linux", "aarch64-linux"), snapshots: snapshots(refutedSnapshot("a (a.example.com:22): no", "aarch64-linux")),
+			want: map[string]condition{
+				v1alpha1.ConditionSystemsVerified: {isFalse, "SystemsRefuted", "a (a.example.com:22): no"},
+				v1alpha1.ConditionReady:           {isFalse, "SystemsRefuted", "no endpoint for aarch64-linux: a (a.example.com:22): no"},
+			},
+		},
+		"a discovered system is refuted": {
+			builder: one(), snapshots: snapshots(bothSystems("a: no", "aarch64-linux")),
+			want: map[string]condition{v1alpha1.ConditionSystemsVerified: {isFalse, "SystemsRefuted", "a: no"}},
+		},
+		"a declared system is refuted at one endpoint": {
+			builder:   three().Systems("x86_64-linux", "aarch64-linux"),
+			snapshots: snapshots(healthySnapshot(), refutedSnapshot("b (b.example.com:22): no", "aarch64-linux"), healthySnapshot()),
+			want: map[string]condition{
+				v1alpha1.ConditionSystemsVerified: {isFalse, "SystemsRefuted", "b (b.example.com:22): no (1 of 3 endpoints)"},
+			},
+		},
 		"a suspect endpoint is still used": {
 			builder: one().Systems("x86_64-linux"), snapshots: snapshots(suspect),
 			want: failing(probe.StepReachable,
@@ -234,6 +252,13 @@ func TestConditions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// bothSystems is a machine that says it builds for two systems.
+func bothSystems(message, refuted string) probe.Snapshot {
+	snapshot := refutedSnapshot(message, refuted)
+	snapshot.Result.Facts.Systems = []string{"aarch64-linux", "x86_64-linux"}
+	return snapshot
 }
 
 func TestConditionsKeepTheirTime(t *testing.T) {

@@ -5,6 +5,7 @@ package nixbuilder
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
 )
 
 // Actions of events: what the operator did when it noticed.
@@ -141,7 +143,7 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus, threshold int32) [
 		return nil
 	case entry.State == v1alpha1.EndpointHealthy:
 		if old.State == v1alpha1.EndpointHealthy {
-			return nil
+			return refutationTransitions(old, entry)
 		}
 		return []transition{{endpoint: entry.Name, reason: reasonHealthy, action: actionProbe, note: entry.Name + ": healthy"}}
 	case old.State == entry.State && old.FailedCondition == entry.FailedCondition:
@@ -155,6 +157,20 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus, threshold int32) [
 		note = withEnd(note, " (out of use now)")
 	}
 	return []transition{{warning: true, endpoint: entry.Name, reason: entry.Reason, action: actionProbe, note: note}}
+}
+
+// refutationTransitions tells which systems a machine that stays healthy is no longer
+// used for, or is again.
+func refutationTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+	switch {
+	case slices.Equal(old.RefutedSystems, entry.RefutedSystems):
+		return nil
+	case len(entry.RefutedSystems) > 0:
+		return []transition{{warning: true, endpoint: entry.Name, reason: string(probe.ReasonSystemsRefuted), action: actionProbe,
+			note: withEnd(about(entry), " (out of use for these systems now)")}}
+	}
+	return []transition{{endpoint: entry.Name, reason: string(probe.ReasonSystemsVerified), action: actionProbe,
+		note: fmt.Sprintf("%s: in use again for %s", entry.Name, strings.Join(old.RefutedSystems, ", "))}}
 }
 
 // withEnd makes a note of a message and what is to stay at its end, however long

@@ -35,6 +35,8 @@ func TestTransitions(t *testing.T) {
 	suspect := endpoint(v1alpha1.EndpointSuspect, "Reachable", "ConnectionRefused")
 	unhealthy := endpoint(v1alpha1.EndpointUnhealthy, "Reachable", "ConnectionRefused")
 	timeout := endpoint(v1alpha1.EndpointUnhealthy, "Reachable", "ConnectTimeout")
+	refuted := endpoint(v1alpha1.EndpointHealthy, "SystemsVerified", "SystemsRefuted")
+	refuted[0].RefutedSystems = []string{"aarch64-linux"}
 	changed := endpoint(v1alpha1.EndpointUnhealthy, "HostKeyVerified", "HostKeyChanged")
 
 	tests := map[string]struct {
@@ -57,6 +59,17 @@ func TestTransitions(t *testing.T) {
 		"refused at the first pass": {
 			after: status{Conditions: conditions("Accepted", "False", "DuplicateEndpoint", "Ready", "False", "DuplicateEndpoint")},
 			want:  []string{"Warning DuplicateEndpoint"},
+		},
+		"refuted for a system": {
+			before: status{Conditions: conditions("Ready", "True", "AllHealthy"), Endpoints: healthy},
+			after:  status{Conditions: conditions("Ready", "False", "SystemsRefuted"), Endpoints: refuted},
+			want:   []string{"Warning SystemsRefuted a"},
+		},
+		"still refuted": {before: status{Endpoints: refuted}, after: status{Endpoints: refuted}},
+		"refuted no more": {
+			before: status{Conditions: conditions("Ready", "True", "AllHealthy"), Endpoints: refuted},
+			after:  status{Conditions: conditions("Ready", "True", "AllHealthy"), Endpoints: healthy},
+			want:   []string{"Normal SystemsVerified a"},
 		},
 		"accepted later": {
 			before: status{Conditions: conditions("Accepted", "False", "DuplicateEndpoint")},

@@ -70,6 +70,14 @@ func doubtfulSnapshot(step probe.Step, reason probe.Reason, message string) prob
 	return snapshot
 }
 
+// refutedSnapshot is healthy, but builds fail for some of its systems.
+func refutedSnapshot(message string, systems ...string) probe.Snapshot {
+	snapshot := doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonSystemsRefuted, message)
+	snapshot.Result.Outcomes[len(snapshot.Result.Outcomes)-1].Status = probe.StatusFalse
+	snapshot.Result.Facts.Refuted = systems
+	return snapshot
+}
+
 // newSnapshot is what the prober keeps of a machine that it did not probe yet.
 func newSnapshot() probe.Snapshot {
 	return probe.Snapshot{State: probe.StateUnknown, Reason: probe.ReasonNotProbed, Message: "not probed yet", Since: testTime}

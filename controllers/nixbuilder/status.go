@@ -150,7 +150,7 @@ func (s *scope) hostKey(endpoint *v1alpha1.Endpoint, facts probe.Facts, old *v1a
 }
 
 // settings fills what the endpoint is used for: the spec, else the builder's
-// own word where discovery allows it.
+// own word where discovery allows it; in any case without what was refuted.
 func (s *scope) settings(entry *v1alpha1.EndpointStatus, endpoint *v1alpha1.Endpoint, facts probe.Facts, old *v1alpha1.EndpointStatus) {
 	spec := &s.builder.Spec
 	discovery := spec.Discovery != v1alpha1.DiscoveryDisabled
@@ -160,6 +160,10 @@ func (s *scope) settings(entry *v1alpha1.EndpointStatus, endpoint *v1alpha1.Endp
 	if len(entry.Systems) == 0 && discovery {
 		entry.Systems = discovered(facts.Systems, systemPattern, v1alpha1.MaxStatusSystems, old.Systems)
 	}
+	entry.RefutedSystems = discovered(facts.Refuted, systemPattern, v1alpha1.MaxStatusSystems, nil)
+	entry.Systems = slices.DeleteFunc(slices.Clone(entry.Systems), func(system string) bool {
+		return slices.Contains(entry.RefutedSystems, system)
+	})
 	if len(entry.Features) == 0 && discovery {
 		entry.Features = discovered(facts.Features, featurePattern, v1alpha1.MaxStatusFeatures, old.Features)
 	}

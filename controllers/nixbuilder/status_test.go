@@ -50,6 +50,20 @@ func TestEndpointStatus(t *testing.T) {
 			old:  func(s *v1alpha1.EndpointStatus) { s.LastTransitionTime = at(earlier) },
 			want: func(s *v1alpha1.EndpointStatus) { s.LastTransitionTime = at(earlier) },
 		},
+		"refuted for a declared system": {
+			builder: one().Systems("x86_64-linux", "aarch64-linux"), snapshot: refutedSnapshot("a: no", "aarch64-linux"),
+			want: func(s *v1alpha1.EndpointStatus) {
+				s.FailedCondition, s.Reason, s.Message = v1alpha1.ConditionSystemsVerified, "SystemsRefuted", "a: no"
+				s.Systems, s.RefutedSystems = []string{"x86_64-linux"}, []string{"aarch64-linux"}
+			},
+		},
+		"refuted for a discovered system": {
+			builder: one(), snapshot: refutedSnapshot("a: no", "x86_64-linux"),
+			want: func(s *v1alpha1.EndpointStatus) {
+				s.FailedCondition, s.Reason, s.Message = v1alpha1.ConditionSystemsVerified, "SystemsRefuted", "a: no"
+				s.Systems, s.RefutedSystems = []string{}, []string{"x86_64-linux"}
+			},
+		},
 		"healthy again": {
 			builder: one(), snapshot: healthySnapshot(),
 			old: func(s *v1alpha1.EndpointStatus) {
@@ -204,6 +218,7 @@ func TestStatusIsAFixedPoint(t *testing.T) {
 		"doubtful":  doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonDiscoveryUnavailable, "a: silent"),
 		"suspect":   failedSnapshot(probe.StateSuspect, probe.StepReachable, probe.ReasonConnectTimeout, "a: no answer"),
 		"unhealthy": failedSnapshot(probe.StateUnhealthy, probe.StepTrusted, probe.ReasonUserNotTrusted, "a: not trusted"),
+		"refuted":   refutedSnapshot("a: no", "i686-linux", "aarch64-linux"),
 		"new":       newSnapshot(),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -242,6 +257,7 @@ func TestStatusSurvivesARestart(t *testing.T) {
 		}
 	}
 	all["other systems are declared"] = doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonNotProbed, "not probed yet")
+	all["refuted for some systems"] = refutedSnapshot("a: no", "i686-linux", "aarch64-linux")
 	silent := healthySnapshot()
 	silent.Result.Facts.Systems, silent.Result.Facts.Features, silent.Result.Facts.MaxJobs = nil, nil, 0
 	all["no answer to discovery"] = silent

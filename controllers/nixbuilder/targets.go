@@ -65,6 +65,7 @@ func (s *scope) target(endpoint *v1alpha1.Endpoint) probe.Target {
 		Systems:                spec.Systems,
 		Features:               union(spec.SupportedFeatures, spec.MandatoryFeatures),
 		Discovery:              spec.Discovery != v1alpha1.DiscoveryDisabled,
+		Canary:                 spec.Probe.Canary == v1alpha1.CanaryEnabled,
 		Interval:               time.Duration(spec.Probe.IntervalSeconds) * time.Second,
 		Timeout:                time.Duration(spec.Probe.TimeoutSeconds) * time.Second,
 		FailureThreshold:       int(spec.Probe.FailureThreshold),
@@ -99,6 +100,7 @@ func restored(status *v1alpha1.EndpointStatus, address string, now time.Time) *p
 				NixVersion:         status.NixVersion,
 				ProtocolVersion:    status.ProtocolVersion,
 				Systems:            status.Systems,
+				Refuted:            status.RefutedSystems,
 				Features:           status.Features,
 				MaxJobs:            int(status.MaxJobs),
 				HostKey:            status.HostKey,
@@ -130,7 +132,7 @@ func restoredOutcomes(status *v1alpha1.EndpointStatus) []probe.Outcome {
 		switch {
 		case string(step) == status.FailedCondition:
 			outcome.Status = probe.StatusFalse
-			if healthy {
+			if healthy && status.Reason != string(probe.ReasonSystemsRefuted) {
 				outcome.Status = probe.StatusUnknown
 			}
 			outcome.Reason, outcome.Message = probe.Reason(status.Reason), status.Message

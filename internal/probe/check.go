@@ -25,12 +25,17 @@ type knowledge struct {
 	// offer is what the builder said it offers, taken as current for a while.
 	offer      *offer
 	offerUntil time.Time
+	// canaries are the builds done there.
+	canaries canaries
 }
 
 // checker runs single probes.
 type checker struct {
-	dial sshconn.DialFunc
-	gate *gate
+	dial   sshconn.DialFunc
+	gate   *gate
+	builds places
+	// random returns numbers from [0, 1).
+	random func() float64
 }
 
 // check probes a target once. known is what earlier probes left; the updated one
@@ -50,6 +55,7 @@ func (c *checker) check(ctx context.Context, t *Target, known knowledge) (Result
 	if len(r.outcomes) < len(Steps()) {
 		// A builder that comes back may do so with another configuration.
 		known.offerUntil = time.Time{}
+		known.canaries.doubt = true
 	}
 	return Result{
 		Outcomes: r.complete(), Facts: r.facts,

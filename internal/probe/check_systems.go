@@ -34,36 +34,56 @@ type offer struct {
 	cores    int
 }
 
-// systems compares what is declared with what the builder says. It never fails: the
-// answers are those of the user's own processes, not of the daemon.
+// systems finds out whether the builder can do what is declared: by what it says of
+// itself, which never fails, since the answers are those of the user's own processes
+// and not of the daemon; and by building something, where that is asked for.
 func (c *checker) systems(ctx context.Context, r *report, known *knowledge, conn *sshconn.Conn) {
-	t := r.target
-	if !t.Discovery {
+	if r.target.Discovery {
+		known.refresh(ctx, r, conn)
+	} else {
 		known.offer = nil
 		r.facts.Systems, r.facts.Features, r.facts.MaxJobs, r.facts.Cores = nil, nil, 0, 0
-		r.unknown(StepSystemsVerified, ReasonDiscoveryDisabled, messageSystems(t, ReasonDiscoveryDisabled, nil, nil))
+	}
+	if found := known.offer; found != nil {
+		r.facts.Systems, r.facts.Features = found.systems, found.features
+		r.facts.MaxJobs, r.facts.Cores = found.maxJobs, found.cores
+	}
+	verdicts := c.canary(ctx, r, known, conn)
+	if !judged(r, verdicts) {
+		compare(r, known.offer, len(verdicts) > 0)
+	}
+}
+
+// compare compares what is declared with what the builder says. built tells that
+// canaries have confirmed the systems already.
+func compare(r *report, found *offer, built bool) {
+	t := r.target
+	doubt := func(reason Reason, missing, offered []string) {
+		r.unknown(StepSystemsVerified, reason, messageSystems(t, reason, missing, offered))
+	}
+	if found == nil && (!built || len(t.Features) > 0) {
+		if !t.Discovery {
+			doubt(ReasonDiscoveryDisabled, nil, nil)
+			return
+		}
+		doubt(ReasonDiscoveryUnavailable, nil, nil)
 		return
 	}
-	known.refresh(ctx, r, conn)
-	found := known.offer
 	if found == nil {
-		r.unknown(StepSystemsVerified, ReasonDiscoveryUnavailable, messageSystems(t, ReasonDiscoveryUnavailable, nil, nil))
-		return
+		found = &offer{}
 	}
-	r.facts.Systems, r.facts.Features = found.systems, found.features
-	r.facts.MaxJobs, r.facts.Cores = found.maxJobs, found.cores
-	if missing := without(t.Systems, found.systems); len(missing) > 0 {
-		r.unknown(StepSystemsVerified, ReasonSystemsNotConfirmed,
-			messageSystems(t, ReasonSystemsNotConfirmed, missing, found.systems))
+	if missing := without(t.Systems, found.systems); len(missing) > 0 && !built {
+		doubt(ReasonSystemsNotConfirmed, missing, found.systems)
 		return
 	}
 	missing := without(t.Features, found.features)
 	switch {
 	case len(missing) > 0 && found.features == nil:
-		r.unknown(StepSystemsVerified, ReasonDiscoveryUnavailable, messageSystems(t, ReasonDiscoveryUnavailable, nil, nil))
+		doubt(ReasonDiscoveryUnavailable, nil, nil)
 	case len(missing) > 0:
-		r.unknown(StepSystemsVerified, ReasonFeaturesNotConfirmed,
-			messageSystems(t, ReasonFeaturesNotConfirmed, missing, found.features))
+		doubt(ReasonFeaturesNotConfirmed, missing, found.features)
+	case built:
+		r.pass(StepSystemsVerified, ReasonSystemsVerified, t.says("a tiny build succeeds for every system, and the declared features are in the builder's configuration"))
 	default:
 		r.pass(StepSystemsVerified, ReasonSystemsVerified, messageSystems(t, ReasonSystemsVerified, nil, nil))
 	}

@@ -13,5 +13,6 @@
 //
 // What is seen becomes an endpoint's [State] by the rules of state.go; when it is
 // looked at again by those of schedule.go; reasons.go and messages.go hold every
-// reason and every text.
+// reason and every text. canary.go says when something is built on a builder, and
+// canary_build.go and canary_program.go what.
 package probe

@@ -128,7 +128,7 @@ func targetFor(tb testing.TB, server *sshtest.Server) Target {
 }
 
 func newChecker() *checker {
-	return &checker{dial: sshconn.NewDialer(nil), gate: newGate(4)}
+	return &checker{dial: sshconn.NewDialer(nil), gate: newGate(4), random: func() float64 { return 0.5 }}
 }
 
 // probeOnce checks a target without earlier knowledge.

@@ -42,6 +42,12 @@ func messageOf(tb testing.TB, t *Target, entry Entry, text string) string {
 		return messageNix(t, nixFailure{reason: entry.Reason, status: "exit status 1", text: text})
 	case entry.Step == StepTrusted:
 		return messageTrust(t, entry.Reason)
+	case entry.Reason == ReasonCanaryInconclusive:
+		return messageCanary(t, []canaryVerdict{inconclusive("x86_64-linux", quoted(text, ""))})
+	case entry.Reason == ReasonSystemsRefuted:
+		return messageCanary(t, []canaryVerdict{{system: "aarch64-linux", status: StatusFalse, cause: causeEmulation, text: text}})
+	case entry.Reason == ReasonCanaryFailed:
+		return messageCanary(t, []canaryVerdict{{system: "x86_64-linux", status: StatusFalse, text: text}})
 	default:
 		return messageSystems(t, entry.Reason, []string{"kvm"}, []string{text})
 	}

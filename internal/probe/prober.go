@@ -80,7 +80,10 @@ func New(opts Options) *Prober {
 	if opts.MaxHandshakes <= 0 {
 		opts.MaxHandshakes = 8 * runtime.GOMAXPROCS(0)
 	}
-	checker := &checker{dial: opts.Dial, gate: newGate(opts.MaxHandshakes)}
+	if opts.Random == nil {
+		opts.Random = rand.Float64
+	}
+	checker := &checker{dial: opts.Dial, gate: newGate(opts.MaxHandshakes), random: opts.Random}
 	return newProber(opts, checker.check)
 }
 

@@ -97,14 +97,17 @@ const (
 	ReasonTrustUnknown   Reason = "TrustUnknown"
 )
 
-// Reasons of StepSystemsVerified. Only the daemon itself could refute a declared
-// system or feature, and its protocol has no question for it: so these never fail.
+// Reasons of StepSystemsVerified. Only the daemon itself can refute a declared system,
+// and its protocol has no question for it but a build: so only canaries fail.
 const (
 	ReasonSystemsVerified      Reason = "SystemsVerified"
 	ReasonDiscoveryDisabled    Reason = "DiscoveryDisabled"
 	ReasonDiscoveryUnavailable Reason = "DiscoveryUnavailable"
 	ReasonSystemsNotConfirmed  Reason = "SystemsNotConfirmed"
 	ReasonFeaturesNotConfirmed Reason = "FeaturesNotConfirmed"
+	ReasonCanaryInconclusive   Reason = "CanaryInconclusive"
+	ReasonSystemsRefuted       Reason = "SystemsRefuted"
+	ReasonCanaryFailed         Reason = "CanaryFailed"
 )
 
 // Entry describes a reason.
@@ -228,7 +231,10 @@ func trustReasons() []Entry {
 
 func systemsReasons() []Entry {
 	return entries(StepSystemsVerified, []Entry{
-		{Status: StatusTrue, Reason: ReasonSystemsVerified, Meaning: "The builder's configuration has all declared systems and features."},
+		{Status: StatusTrue, Reason: ReasonSystemsVerified, Meaning: "The builder's configuration has all declared systems and features, or the canary built for all systems."},
+		{Reason: ReasonSystemsRefuted, Meaning: "The canary's build fails for some systems: the daemon does not build for them, or emulation is missing. These leave the machines file; the builder stays in use for the others."},
+		{AtOnce: true, Reason: ReasonCanaryFailed, Meaning: "The canary's build fails for every system: sandbox, build users, `max-jobs`, disk or emulation are broken, and any other build would fail, too."},
+		{Status: StatusUnknown, Reason: ReasonCanaryInconclusive, Meaning: "The canary's build showed nothing: it took too long, or was broken off. It is repeated soon."},
 		{Status: StatusUnknown, Reason: ReasonDiscoveryDisabled, Meaning: "The builder is not asked, since `discovery` is disabled."},
 		{Status: StatusUnknown, Reason: ReasonDiscoveryUnavailable, Meaning: "The builder does not tell: only nix-daemon may be run there, or `nix-command` is not available."},
 		{Status: StatusUnknown, Reason: ReasonSystemsNotConfirmed, Meaning: "A declared system is not in the builder's configuration as the ssh user sees it. Correct `systems`, or the builder's `extra-platforms`."},

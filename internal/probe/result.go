@@ -75,6 +75,8 @@ type Facts struct {
 	Features []string
 	MaxJobs  int
 	Cores    int
+	// Refuted are systems that the builder turned out not to build for.
+	Refuted []string
 	// HostKey is the verified host key as "type base64", with its fingerprint.
 	HostKey            string
 	HostKeyFingerprint string
@@ -88,7 +90,7 @@ type Facts struct {
 func (f Facts) equal(g Facts) bool {
 	return f.NixVersion == g.NixVersion && f.ProtocolVersion == g.ProtocolVersion && f.Trust == g.Trust &&
 		slices.Equal(f.Systems, g.Systems) && slices.Equal(f.Features, g.Features) &&
-		f.MaxJobs == g.MaxJobs && f.Cores == g.Cores &&
+		f.MaxJobs == g.MaxJobs && f.Cores == g.Cores && slices.Equal(f.Refuted, g.Refuted) &&
 		f.HostKey == g.HostKey && f.OfferedHostKey == g.OfferedHostKey && f.Credential == g.Credential
 }
 
@@ -111,10 +113,11 @@ func (r *Result) Outcome(step Step) Outcome {
 	return Outcome{Step: step, Status: StatusUnknown, Reason: ReasonNotProbed, Message: messageNotProbed}
 }
 
-// Failure is the first step that failed.
+// Failure is the first step that failed. Being refuted for some systems is none: the
+// builder is of use for the others.
 func (r *Result) Failure() (Outcome, bool) {
 	for _, outcome := range r.Outcomes {
-		if outcome.Status == StatusFalse {
+		if outcome.Status == StatusFalse && outcome.Reason != ReasonSystemsRefuted {
 			return outcome, true
 		}
 	}

@@ -74,6 +74,8 @@ type Target struct {
 	Features []string
 	// Discovery allows asking the builder what it offers.
 	Discovery bool
+	// Canary allows building something tiny there for each system, now and then.
+	Canary bool
 	// Interval is the time from one probe's start to the next one's; Timeout
 	// bounds each step of a probe. FailureThreshold is how many failures in a row
 	// make an endpoint unhealthy. Zero values become the defaults below.
@@ -135,5 +137,5 @@ func sameCredentials(a, b *Target) bool {
 // sameExpectations tells whether a result for one target answers for the other.
 func sameExpectations(a, b *Target) bool {
 	return slices.Equal(a.Systems, b.Systems) && slices.Equal(a.Features, b.Features) &&
-		a.Discovery == b.Discovery
+		a.Discovery == b.Discovery && a.Canary == b.Canary
 }
