@@ -105,28 +105,42 @@ func (d *dispatcher) state(ctx context.Context) (statuspage.Document, error) {
 	return status, json.Unmarshal(text, &status)
 }
 
-// metric is the value of a metric without labels.
-func (d *dispatcher) metric(ctx context.Context, name string) (int, error) {
+// metric is the sum of the dispatcher's metrics whose name and labels match.
+func (d *dispatcher) metric(ctx context.Context, pattern string) (int, error) {
 	text, err := get(ctx, "http://"+d.metrics+"/metrics")
 	if err != nil {
 		return 0, err
 	}
-	found := regexp.MustCompile("(?m)^" + name + " (.*)$").FindSubmatch(text)
+	found := regexp.MustCompile("(?m)^"+pattern+" (.*)$").FindAllSubmatch(text, -1)
 	if found == nil {
-		return 0, fmt.Errorf("the dispatcher has no metric %s", name)
+		return 0, fmt.Errorf("the dispatcher has no metric %s", pattern)
 	}
-	value, err := strconv.ParseFloat(string(found[1]), 64)
-	return int(value), err
+	sum := 0.0
+	for _, match := range found {
+		value, err := strconv.ParseFloat(string(match[1]), 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s: %w", pattern, err)
+		}
+		sum += value
+	}
+	return int(sum), nil
 }
 
-// usage is what the dispatcher's process holds.
-type usage struct{ goroutines, files, sockets int }
+// usage is what the dispatcher's process holds, and to how many connections and
+// sessions of builders it owns up.
+type usage struct{ goroutines, files, sockets, connections, sessions int }
 
 func (d *dispatcher) usage(ctx context.Context) (usage, error) {
 	var u usage
-	var err error
-	if u.goroutines, err = d.metric(ctx, "go_goroutines"); err != nil {
-		return u, err
+	for pattern, value := range map[string]*int{
+		"go_goroutines": &u.goroutines,
+		`nix_dispatcher_builder_connections\{[^}]*\}`: &u.connections,
+		`nix_dispatcher_builder_sessions\{[^}]*\}`:    &u.sessions,
+	} {
+		var err error
+		if *value, err = d.metric(ctx, pattern); err != nil {
+			return u, err
+		}
 	}
 	dir := fmt.Sprintf("/proc/%d/fd", d.command.Process.Pid)
 	entries, err := os.ReadDir(dir)

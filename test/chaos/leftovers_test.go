@@ -11,22 +11,23 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
 
 const (
 	// idleSessions is the most daemon sessions that an idle dispatcher keeps on a
-	// builder: one that holds paths, and some that wait for builds.
+	// builder: some that wait for builds, and some that hold paths.
 	idleSessions = 8
 	// settleTime is how long a dispatcher may take to become idle.
 	settleTime = 20 * time.Second
 	// graceTime is how long slots of builds that were lost by silence stay
 	// counted, and connections for transfers warm: see --orphan-grace.
 	graceTime = 130 * time.Second
-	// slack is by how many goroutines and sockets two idle states may differ, for
-	// the sessions and connections that are kept.
-	slack = 60
+	// Goroutines that a connection to a builder takes at most, and a session. Some
+	// more may differ between two idle states.
+	goroutinesPerConnection, goroutinesPerSession, slack = 10, 6, 12
 )
 
 // settle waits until nobody builds and nothing is left of builds but what an idle
@@ -59,16 +60,25 @@ func (w *world) settle(t *testing.T, before usage) usage {
 		if now, err = w.dispatcher.usage(ctx); err != nil || before == (usage{}) {
 			return err
 		}
-		if now.goroutines > before.goroutines+slack || now.files > before.files || now.sockets > before.sockets+slack/4 {
-			return fmt.Errorf("it holds %+v, and held %+v at the start", now, before)
-		}
-		return nil
+		return now.within(before)
 	})
 	if err != nil {
-		t.Errorf("left over: %v", err)
+		t.Errorf("left over: %v (its log ends with what its goroutines do)", err)
+		_ = w.dispatcher.command.Process.Signal(syscall.SIGQUIT)
+		<-w.dispatcher.done
 	}
 	w.events.note("harness: idle, the dispatcher's process holds %+v", now)
 	return now
+}
+
+// within fails if more is held than before, but for connections and sessions that are
+// kept, and are counted.
+func (u usage) within(before usage) error {
+	goroutines := before.goroutines + slack + u.connections*goroutinesPerConnection + u.sessions*goroutinesPerSession
+	if u.goroutines > goroutines || u.files > before.files || u.sockets > before.sockets+u.connections {
+		return fmt.Errorf("it holds %+v, and held %+v at the start", u, before)
+	}
+	return nil
 }
 
 // noBuilds fails while a slot is in use, or a build or a client is there.
@@ -108,22 +118,31 @@ func (w *world) noBuildProcesses(ctx context.Context) error {
 		if dirs != "" {
 			all = append(all, fmt.Errorf("%s has directories of builds: %s", b.Name(), strings.Fields(dirs)))
 		}
-		sessions, err := b.sessions(ctx)
-		all = append(all, err)
-		if sessions > idleSessions {
-			all = append(all, fmt.Errorf("%s has %d sessions", b.Name(), sessions))
-		}
+		all = append(all, w.knownSessions(ctx, b))
 	}
 	return errors.Join(all...)
 }
 
-// sessions counts what the dispatcher has running on a builder.
-func (b *builder) sessions(ctx context.Context) (int, error) {
+// knownSessions fails while a builder runs other sessions than those that the
+// dispatcher says it keeps, or more of them than an idle one does.
+func (w *world) knownSessions(ctx context.Context, b *builder) error {
+	busy, err := w.dispatcher.metric(ctx, fmt.Sprintf(`nix_dispatcher_builder_sessions{builder=%q,state="busy"}`, b.id()))
+	if err != nil {
+		return err
+	}
+	kept, err := w.dispatcher.metric(ctx, fmt.Sprintf(`nix_dispatcher_builder_sessions{builder=%q,state="[^"]*"}`, b.id()))
+	if err != nil {
+		return err
+	}
 	text, err := b.Exec(ctx, "sh", "-c", "pgrep -c -f '^[n]ix-daemon --stdio' || true")
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return strconv.Atoi(strings.TrimSpace(text))
+	running, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil || busy > 0 || running != kept || running > idleSessions {
+		return errors.Join(err, fmt.Errorf("%s runs %d sessions; the dispatcher says %d, %d of them busy", b.Name(), running, kept, busy))
+	}
+	return nil
 }
 
 // noHelpers fails while a client has a build hook or a helper.
