@@ -24,6 +24,9 @@ func (r *run) identify(ctx context.Context) (err error) {
 	if r.options.programs != "" {
 		r.document.Commit += "-other-programs"
 	}
+	if r.document.Load, err = loadAverage(); err != nil {
+		return err
+	}
 	r.document.Versions["Go"] = strings.TrimPrefix(runtime.Version(), "go")
 	r.document.Machine, err = thisMachine()
 	return err

@@ -27,7 +27,7 @@ type Machine struct {
 // Section is a part of the benchmark that was run.
 type Section struct {
 	Date time.Time `json:"date"`
-	// Load is the machine's load average of the last minute at the start.
+	// Load is as that of the document, so it is also that of sections before.
 	Load    float64 `json:"load_at_start"`
 	Seconds float64 `json:"seconds"`
 }
@@ -36,9 +36,11 @@ type Section struct {
 type Document struct {
 	// Commit is the last one that changed what is measured, or how; "-modified" is
 	// behind it where the tree had other changes.
-	Commit  string    `json:"commit"`
-	Date    time.Time `json:"date"`
-	Machine Machine   `json:"machine"`
+	Commit string    `json:"commit"`
+	Date   time.Time `json:"date"`
+	// Load is the machine's load average of the last minute before the start.
+	Load    float64 `json:"load_at_start"`
+	Machine Machine `json:"machine"`
 	// Versions of programs by name, and of every Nix by Debian suite.
 	Versions map[string]string  `json:"versions"`
 	Sections map[string]Section `json:"sections"`

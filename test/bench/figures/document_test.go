@@ -23,6 +23,7 @@ func example() Document {
 	return Document{
 		Commit:        "0123456789abcdef",
 		Date:          time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		Load:          1.5,
 		Machine:       Machine{CPU: "Processor", Cores: 2, MemoryMiB: 1024, Kernel: "6.1", Congestion: "cubic"},
 		Versions:      map[string]string{"Nix bookworm": "2.8.0"},
 		Sections:      map[string]Section{"trivial": {Load: 0.1, Seconds: 3}},
@@ -131,7 +132,8 @@ func TestMarkdown(t *testing.T) {
 	t.Parallel()
 	text := example().Markdown()
 	for _, want := range []string{
-		"Commit 0123456789ab, 2026-01-02. 2 × Processor",
+		"Commit 0123456789ab, 2026-01-02, load 1.50 at the start. 2 × Processor",
+		"rtt20 20.2 ms",
 		"`trivial_loopback_ratio` | 0.300 | 0.250 – 0.500 | 3 | 2.8.0 | ≤ 0.450 | reached |",
 		"`slots_exceeded` | 0 | 0 – 0 | 1 | 2.8.0 | ≤ 0 | reached |",
 		"| trivial, loopback | 2.8.0 | 1 | | 0.300 | | | | | 0.0100 |",

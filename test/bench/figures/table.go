@@ -32,8 +32,9 @@ func Replace(page, generated string) (string, error) {
 func (d Document) Markdown() string {
 	var out strings.Builder
 	m := d.Machine
-	fmt.Fprintf(&out, "Commit %.12s, %s. %d × %s, %d MiB of memory, Linux %s, TCP with %s; %s.\n\n",
-		d.Commit, d.Date.UTC().Format("2006-01-02"), m.Cores, m.CPU, m.MemoryMiB, m.Kernel, m.Congestion, d.versions())
+	fmt.Fprintf(&out, "Commit %.12s, %s, load %.2f at the start. %d × %s, %d MiB of memory, Linux %s, TCP with %s. %s.\n",
+		d.Commit, d.Date.UTC().Format("2006-01-02"), d.Load, m.Cores, m.CPU, m.MemoryMiB, m.Kernel, m.Congestion, d.versions())
+	fmt.Fprintf(&out, "Round trips as seen by a TCP connection: %s.\n\n", d.lines())
 	out.WriteString(d.figureTable())
 	out.WriteString("\n" + d.seriesTable())
 	if trips := d.tripTable(); trips != "" {
@@ -49,6 +50,14 @@ func (d Document) versions() string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(d.Versions)) {
 		all = append(all, name+" "+d.Versions[name])
+	}
+	return strings.Join(all, ", ")
+}
+
+func (d Document) lines() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(d.Lines)) {
+		all = append(all, fmt.Sprintf("%s %s ms", name, number(d.Lines[name])))
 	}
 	return strings.Join(all, ", ")
 }

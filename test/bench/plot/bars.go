@@ -55,7 +55,7 @@ func (b Bars) SVG() []byte {
 	c.text(leftMargin-8, topMargin-12, "end", b.Unit)
 	for _, tick := range y.ticks() {
 		c.line(leftMargin, y.at(tick), c.width-8, y.at(tick), faint)
-		c.text(leftMargin-8, y.at(tick)+4, "end", short(tick))
+		c.text(leftMargin-8, y.at(tick)+4, "end", tickLabel(tick))
 	}
 	for i, group := range b.Groups {
 		x := leftMargin + groupGap + float64(i)*(groupWidth+groupGap)

@@ -123,6 +123,9 @@ func (a axis) ticks() []float64 {
 	return all
 }
 
+// tickLabel writes the value of a mark, without the errors of adding up.
+func tickLabel(x float64) string { return strconv.FormatFloat(math.Round(x*1e6)/1e6, 'f', -1, 64) }
+
 // short writes a value with as many digits as a plot needs.
 func short(x float64) string {
 	switch {

@@ -52,7 +52,7 @@ func (s Steps) SVG() []byte {
 		c.panel(panel, s.Series, x, topMargin+float64(i*(panelHeight+panelGap))+panelGap-16)
 	}
 	for _, tick := range x.ticks() {
-		c.text(x.at(tick), c.height-8, "middle", short(tick)+" s")
+		c.text(x.at(tick), c.height-8, "middle", tickLabel(tick)+" s")
 	}
 	return c.svg()
 }
@@ -69,7 +69,7 @@ func (c *canvas) panel(panel Panel, series []Series, x axis, top float64) {
 	c.text(leftMargin, top-5, "start", panel.Title)
 	for _, tick := range y.ticks() {
 		c.line(leftMargin, y.at(tick), x.end, y.at(tick), faint)
-		c.text(leftMargin-8, y.at(tick)+4, "end", short(tick))
+		c.text(leftMargin-8, y.at(tick)+4, "end", tickLabel(tick))
 	}
 	if panel.Limit > 0 {
 		c.line(leftMargin, y.at(panel.Limit), x.end, y.at(panel.Limit), ink)
