@@ -60,15 +60,17 @@ func TestInputThatIsGone(t *testing.T) {
 	})
 }
 
+// item is a parcel of which only path and references matter.
+func item(name string, refs ...string) parcel {
+	var paths []string
+	for _, ref := range refs {
+		paths = append(paths, storePath(ref))
+	}
+	return parcel{info: daemon.PathInfo{Path: storePath(name), References: paths}}
+}
+
 func TestInOrder(t *testing.T) {
 	t.Parallel()
-	item := func(name string, refs ...string) parcel {
-		var paths []string
-		for _, ref := range refs {
-			paths = append(paths, storePath(ref))
-		}
-		return parcel{info: daemon.PathInfo{Path: storePath(name), References: paths}}
-	}
 	tests := map[string]struct {
 		in   []parcel
 		want string
