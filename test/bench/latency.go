@@ -72,34 +72,37 @@ func (r *run) latency(ctx context.Context, s *site, kind lineKind, what scenario
 // threeWays prepares all ways over lines of the kind, and takes each once, so that
 // none is charged for what happens once only: the dispatcher's connection to the
 // builder, and pages of programs that are read from the disk.
-func (s *site) threeWays(ctx context.Context, kind lineKind) (t *ways, err error) {
-	t = &ways{}
-	defer func() {
-		if err != nil {
-			t.Close()
-		}
-	}()
+func (s *site) threeWays(ctx context.Context, kind lineKind) (*ways, error) {
+	t := &ways{}
+	if err := s.prepare(ctx, t, kind); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (s *site) prepare(ctx context.Context, t *ways, kind lineKind) error {
 	direct, err := s.direct(s.client, kind, parallelSlots)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	floor, closeFloor, err := s.floor(ctx, kind, parallelSlots)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	t.closers = append(t.closers, closeFloor)
 	t.dispatcher, err = s.startDispatcher(ctx, kind, []int{parallelSlots})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	t.closers = append(t.closers, t.dispatcher.stop)
 	t.list = []way{direct, floor, t.dispatcher.way()}
 	for _, w := range t.list {
 		if _, err := s.build(ctx, s.client, w, nixlab.Trivial(s.name("warm")), smallLimit); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // ways are the ways to compare.

@@ -79,7 +79,7 @@ func TestInterrupt(t *testing.T) {
 	args, json := smokeArgs(t, "trivial")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	if err := bench(ctx, args, cancelOn{"trivial_rtt20", cancel}); !errors.Is(err, context.Canceled) {
+	if err := bench(ctx, args, cancelOn{figures.Dispatcher, cancel}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 	if _, err := os.Stat(json); err == nil {
