@@ -99,27 +99,34 @@ func (c *hooks) join(key connect.Key) *hook {
 // released, at once if it has them all or could not come back.
 func (c *hooks) leave(one *hook) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	var left []*received
+	defer func() {
+		c.mu.Unlock()
+		releaseAll(left)
+	}()
 	if one.connections--; one.connections > 0 {
 		return
 	}
 	if one.owed() == 0 || c.byKey[one.key] != one {
-		c.forget(one)
+		left = c.forget(one)
 		return
 	}
 	var goodbye *time.Timer
 	goodbye = time.AfterFunc(lingering, func() {
 		c.mu.Lock()
-		defer c.mu.Unlock()
+		var left []*received
 		if one.goodbye == goodbye {
-			c.forget(one)
+			left = c.forget(one)
 		}
+		c.mu.Unlock()
+		releaseAll(left)
 	})
 	one.goodbye = goodbye
 }
 
-// forget releases what a hook has. The lock is held.
-func (c *hooks) forget(one *hook) {
+// forget makes a hook unknown. It returns what is to be released, which takes its time:
+// not under the lock, which is held.
+func (c *hooks) forget(one *hook) []*received {
 	if one.goodbye != nil {
 		one.goodbye.Stop()
 		one.goodbye = nil
@@ -128,19 +135,26 @@ func (c *hooks) forget(one *hook) {
 		delete(c.byKey, one.key)
 	}
 	delete(c.all, one)
-	for _, d := range one.deliveries {
+	left := one.deliveries
+	one.deliveries = nil
+	return left
+}
+
+func releaseAll(deliveries []*received) {
+	for _, d := range deliveries {
 		d.release()
 	}
-	one.deliveries = nil
 }
 
 // close releases everything. No session may be running.
 func (c *hooks) close() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	var left []*received
 	for one := range c.all {
-		c.forget(one)
+		left = append(left, c.forget(one)...)
 	}
+	c.mu.Unlock()
+	releaseAll(left)
 }
 
 // add makes a delivery available to the hook's connections, and releases it when it is
@@ -210,9 +224,9 @@ func (d *delivery) release() {
 		return
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.unpin()
 	d.letGo()
+	d.mu.Unlock()
 	if d.origin != nil {
 		d.origin.supplier.release()
 	}

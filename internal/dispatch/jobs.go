@@ -125,31 +125,36 @@ func (c *jobs) add(j *job) {
 func (c *jobs) leave(j *job, f *journal.Follower, why error) {
 	f.Leave()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if j.followers--; j.followers > 0 {
-		return
+	j.followers--
+	last := j.followers == 0
+	if last {
+		c.hide(j)
 	}
-	c.hide(j)
-	if why == nil {
-		why = daemon.ErrClientGone
-	}
-	j.cancel(why)
-	if j.ended && j.delivery != nil {
+	ended := j.ended
+	c.mu.Unlock()
+	switch {
+	case !last:
+	case ended && j.delivery != nil:
 		j.delivery.release()
+	case why == nil:
+		j.cancel(daemon.ErrClientGone)
+	default:
+		j.cancel(why)
 	}
 }
 
 // end publishes the outcome of a job.
 func (c *jobs) end(j *job, result *daemon.BuildResult, d *delivery, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.hide(j)
 	delete(c.all, j)
 	j.result, j.delivery, j.err, j.ended = result, d, err, true
-	if j.followers == 0 && d != nil {
+	alone := j.followers == 0
+	c.mu.Unlock()
+	j.journal.Close()
+	if alone && d != nil {
 		d.release()
 	}
-	j.journal.Close()
 }
 
 // hide makes sure that nobody joins j any more. The lock is held.
