@@ -90,7 +90,7 @@ func New(registerer prometheus.Registerer, sources Sources) (*Metrics, error) {
 			Namespace: namespace, Name: "dispatch_seconds",
 			Help: "Time from the client's request to the builder's for builds that did not wait for a slot, transfer of missing inputs included.",
 			// From a kept session on loopback to gigabytes of inputs over a long line.
-			Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60},
+			Buckets: []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60},
 		}),
 		missed: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "log_lines_missed_total",
