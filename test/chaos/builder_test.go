@@ -147,7 +147,7 @@ func (b *builder) limit(ctx context.Context, to, from int) error {
 	b.mu.Lock()
 	network := b.network
 	b.mu.Unlock()
-	return errors.Join(b.wire.slowDown(ctx, to), b.wire.slowUp(ctx, network, from))
+	return errors.Join(b.wire.slowUp(ctx, network, from), b.wire.slowDown(ctx, to))
 }
 
 // fill takes all space that is left on the builder's disk.

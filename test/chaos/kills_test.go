@@ -109,17 +109,23 @@ func (k *kill) run(ctx context.Context, w *world) (err error) {
 		return err
 	}
 	err = s.clear(ctx)
-	k.Rebuilt = s.awaitRebuild(victim, at)
-	err = errors.Join(err, s.finish(k))
+	if k.Rebuilt = s.awaitRebuild(victim, at); k.Rebuilt == nil {
+		err = errors.Join(err, s.finish(k))
+	}
+	if k.How == "killed" {
+		err = errors.Join(err, victim.revive(ctx))
+	} else {
+		err = errors.Join(err, victim.heal(ctx))
+	}
+	if k.Rebuilt != nil {
+		err = errors.Join(err, s.finish(k))
+	}
 	for _, r := range w.dispatcher.log.since(at) {
 		if r.Message == lostMessage && derivationName(r.Derivation) == s.target.name && k.Logged == "" {
 			k.Logged = r.Phase
 		}
 	}
-	if k.How == "killed" {
-		return errors.Join(err, victim.revive(ctx))
-	}
-	return errors.Join(err, victim.heal(ctx))
+	return err
 }
 
 // allUp waits until the dispatcher uses every builder.
@@ -178,7 +184,7 @@ func newScene(phase dispatch.Phase, number int, w *world) *scene {
 		s.target.seconds = 1.5
 	case dispatch.PhaseAnswering:
 		// Hundreds of references make a path info that takes its time.
-		s.from, s.target.mentions = 12<<10, 600
+		s.from, s.target.mentions = 20<<10, 600
 	case dispatch.PhaseReturning:
 		s.from, s.target.padding = 1<<20, 3<<20
 	}
@@ -289,11 +295,7 @@ func (s *scene) dwell() time.Duration {
 
 // clear makes all links fast again, for what is still under way there, too.
 func (s *scene) clear(ctx context.Context) error {
-	var all []error
-	for _, b := range s.w.builders {
-		all = append(all, b.limit(ctx, 0, 0))
-	}
-	return errors.Join(all...)
+	return sideBySide(len(s.w.builders), func(i int) error { return s.w.builders[i].limit(ctx, 0, 0) })
 }
 
 // awaitRebuild returns how many seconds after the kill the target was started on

@@ -34,13 +34,13 @@ func (w wire) plug(ctx context.Context, pid int) error {
 		run(ctx, "ip", "address", "add", fmt.Sprintf("10.66.%d.1/30", w.number), "dev", w.near()),
 		run(ctx, "ip", "link", "set", w.near(), "up"),
 		w.far(ctx, pid, "ip", "address", "add", w.address()+"/30", "dev", farName),
-		w.far(ctx, pid, "ip", "link", "set", farName, "up"),
+		w.far(ctx, pid, "ip", "link", "set", farName, "up", "gso_max_segs", "1"),
 		w.far(ctx, pid, "sh", "-c", "echo "+sendBuffers+" >/proc/sys/net/ipv4/tcp_wmem"),
 	)
 }
 
-// sendBuffers keeps what builders send from being in a buffer of their kernel when
-// they die, as it is on long lines.
+// sendBuffers, and segments that go out one by one, keep what builders send from
+// waiting in their kernel, which delivers it even when they die.
 const sendBuffers = "4096 8192 8192"
 
 // far runs a program in the network of the builder.
