@@ -31,6 +31,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"number as annotation":     {values: "podAnnotations: {port: 8080}", want: []string{"at '/podAnnotations/port'", "got number, want string"}},
 		"privileged port":          {values: "metrics: {port: 443}", want: []string{"at '/metrics/port'", "minimum: got 443, want 1,024"}},
 		"interval without unit":    {values: `metrics: {serviceMonitor: {interval: "30"}}`, want: []string{"at '/metrics/serviceMonitor/interval'", "does not match"}},
+		"runbook with a section":   {values: `metrics: {prometheusRule: {runbook: "https://x#y"}}`, want: []string{"at '/metrics/prometheusRule/runbook'", "does not match"}},
+		"dashboard with a number":  {values: "metrics: {dashboard: {labels: {grafana_dashboard: 1}}}", want: []string{"at '/metrics/dashboard/labels/grafana_dashboard'", "got number, want string"}},
 		"empty egress rule":        {values: "networkPolicy: {egress: [{}]}", want: []string{"at '/networkPolicy/egress/0'", "minProperties"}},
 		"misspelt toleration":      {values: "tolerations: [{effects: NoSchedule}]", want: []string{"at '/tolerations/0'", "'effects' not allowed"}},
 		"misspelt resources":       {values: "resources: {limit: {memory: 1Gi}}", want: []string{"at '/resources'", "'limit' not allowed"}},
