@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -85,19 +84,3 @@ func smallDisk() string {
 	DeferCleanup(func() { Expect(syscall.Unmount(dir, syscall.MNT_DETACH)).To(Succeed()) })
 	return dir
 }
-
-var _ = Describe("A daemon that hangs", func() {
-	It("costs a moment where others can build", func(ctx context.Context) {
-		hanging := newBuilder(ctx, nixlab.BuilderOptions{Name: "hanging-b"})
-		other := newBuilder(ctx, nixlab.BuilderOptions{Name: "hanging-other"})
-		d := newDispatcherWith([]string{"--connect-timeout=3s"}, hanging.MachinesLine(4), other.MachinesLine(4))
-		client := newClient(ctx, d, nixlab.ClientOptions{Name: "hanging-c"})
-		// Both have been used, and have sessions ready.
-		mustBuild(ctx, client, nixlab.Parallel("before-hanging", 6, func(name string) string { return nixlab.Sleeping(name, 0.2) }))
-		Expect(hanging.StopDaemon()).To(Succeed())
-		began := time.Now()
-		mustBuild(ctx, client, nixlab.Parallel("while-hanging", 6, func(name string) string { return nixlab.WithInputs(name, 2) }))
-		AddReportEntry("hanging daemon", fmt.Sprintf("six builds took %v", time.Since(began)))
-		Expect(hanging.ContinueDaemon()).To(Succeed())
-	}, SpecTimeout(specTimeout))
-})

@@ -19,15 +19,16 @@ import (
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
-// A terminal that takes nothing, and a machine that hangs, are noticed after half a
-// minute. Other specs fill the time.
+// A terminal that takes nothing, a machine that hangs and a daemon that does are noticed
+// after half a minute. Other specs fill the time.
 var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, ContinueOnFailure, func() {
 	const lines = 200_000
 	var (
 		builder, hanging *nixlab.Builder
 		d                *dispatcher
 		client           *nixlab.Client
-		frozen           *running
+		frozen, delayed  *running
+		stopped          *nixlab.Builder
 		terminal         *os.File
 		flooded          func() error
 		began            time.Time
@@ -50,6 +51,7 @@ var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, 
 		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(patience).Should(Equal(1))
 		d.forgetHighWater()
 		before = d.highWater()
+		stopped, delayed = stoppedDaemon(ctx)
 	}, NodeTimeout(specTimeout))
 
 	It("other builds go on as ever", func(ctx context.Context) {
@@ -84,6 +86,12 @@ var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, 
 		Expect(total).To(Equal(lines), "lines shown and missing")
 	}, SpecTimeout(specTimeout))
 
+	It("builds for a daemon that hangs are done elsewhere", func(context.Context) {
+		delayed.expectSuccess()
+		Expect(delayed.output.String()).To(MatchRegexp(stopped.IP() + " lost .*: rebuilding on"))
+		Expect(stopped.ContinueDaemon()).To(Succeed())
+	}, SpecTimeout(specTimeout))
+
 	It("the build on the machine that hangs is done elsewhere", func(context.Context) {
 		frozen.expectSuccess()
 		AddReportEntry("hanging machine", fmt.Sprintf("its build was done elsewhere after %v at most", time.Since(began)))
@@ -91,6 +99,19 @@ var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, 
 		Expect(hanging.ContinueProcesses()).To(Succeed())
 	}, SpecTimeout(specTimeout))
 })
+
+// stoppedDaemon starts builds on two builders, on one of which nix-daemon hangs while
+// sshd goes on. Both have been used before, and have sessions ready.
+func stoppedDaemon(ctx context.Context) (*nixlab.Builder, *running) {
+	GinkgoHelper()
+	stopped := newBuilder(ctx, nixlab.BuilderOptions{Name: "stopped-b"})
+	other := newBuilder(ctx, nixlab.BuilderOptions{Name: "stopped-other"})
+	d := newDispatcher(stopped.MachinesLine(4), other.MachinesLine(4))
+	client := newClient(ctx, d, nixlab.ClientOptions{Name: "stopped-c"})
+	mustBuild(ctx, client, nixlab.Parallel("before-stop", 6, func(name string) string { return nixlab.Sleeping(name, 0.2) }))
+	Expect(stopped.StopDaemon()).To(Succeed())
+	return stopped, startBuild(context.WithoutCancel(ctx), client, nixlab.Parallel("after-stop", 6, func(name string) string { return nixlab.WithInputs(name, 2) }))
+}
 
 // floodTerminal builds something that writes so many lines, on a terminal that shows
 // nothing until it is read. The function waits for the end.
