@@ -54,8 +54,8 @@ type Session struct {
 	conn    *Conn
 	channel ssh.Channel
 
-	stdout *io.PipeReader
-	stdin  *io.PipeWriter
+	stdout *pipe
+	stdin  *pipe
 	stderr tail
 	closed sync.Once
 
@@ -171,36 +171,34 @@ func serve(requests <-chan *ssh.Request) ExitStatus {
 // run starts the pumps, unless the connection was closed meanwhile. Each ends with
 // its stream, at the latest with the connection.
 func (s *Session) run(statuses <-chan ExitStatus) bool {
-	stdout, stdoutWriter := io.Pipe()
-	stdinReader, stdin := io.Pipe()
-	s.stdout, s.stdin = stdout, stdin
+	s.stdout, s.stdin = newPipe(), newPipe()
 	return s.conn.spawn(func() {
 		var pumps sync.WaitGroup
-		pumps.Go(func() { s.pumpOut(stdoutWriter) })
-		pumps.Go(func() { s.pumpIn(stdinReader) })
+		pumps.Go(s.pumpOut)
+		pumps.Go(s.pumpIn)
 		_, _ = io.Copy(&s.stderr, s.channel.Stderr())
 		s.status = <-statuses
-		_ = stdinReader.CloseWithError(s.streamError(errEnded))
+		s.stdin.closeRead(s.streamError(errEnded))
 		close(s.ended)
 		pumps.Wait()
 	})
 }
 
-func (s *Session) pumpOut(w *io.PipeWriter) {
-	_, err := io.Copy(w, s.channel)
-	_ = w.CloseWithError(s.streamError(err))
+func (s *Session) pumpOut() {
+	_, err := s.stdout.ReadFrom(s.channel)
+	s.stdout.closeWrite(s.streamError(err))
 	// The reader may have left before the stream ended: what still comes must not
 	// fill the window that standard error shares.
 	_, _ = io.Copy(io.Discard, s.channel)
 }
 
-func (s *Session) pumpIn(r *io.PipeReader) {
-	_, err := io.Copy(s.channel, r)
+func (s *Session) pumpIn() {
+	_, err := s.stdin.WriteTo(s.channel)
 	if err == nil {
 		_ = s.channel.CloseWrite()
 		return
 	}
-	_ = r.CloseWithError(s.streamError(errEnded))
+	s.stdin.closeRead(s.streamError(errEnded))
 }
 
 // streamError makes a stream's end say why, where the connection was lost. A clean
@@ -235,7 +233,10 @@ func (s *Session) closedHere(err error) error {
 }
 
 // CloseWrite ends the command's standard input; output can still be read.
-func (s *Session) CloseWrite() error { return s.stdin.Close() }
+func (s *Session) CloseWrite() error {
+	s.stdin.closeWrite(nil)
+	return nil
+}
 
 // Close ends the session, which makes the peer end the command (its standard input
 // and output close). Blocked calls return at once. The peer's answer is not
@@ -268,8 +269,8 @@ func (s *Session) CloseAfter(d time.Duration) {
 
 // detach ends blocked calls.
 func (s *Session) detach() {
-	_ = s.stdout.Close()
-	_ = s.stdin.CloseWithError(io.ErrClosedPipe)
+	s.stdout.closeRead(io.ErrClosedPipe)
+	s.stdin.closeRead(io.ErrClosedPipe)
 }
 
 // Ended is closed when the peer has ended the session, or the connection has.

@@ -90,11 +90,16 @@ func (f *FramedReader) Drain(limit int64) (int64, error) {
 	}
 }
 
-// headerSize is the size of a frame's length.
-const headerSize = 8
+const (
+	// headerSize is the size of a frame's length.
+	headerSize = 8
+	// maxPayload makes frames with their header fill whole buffers on their way: a few
+	// bytes more would be written and encrypted by themselves.
+	maxPayload = BufferSize - headerSize
+)
 
-// FramedWriter writes a framed stream in frames of up to BufferSize bytes, each
-// with one write. Close ends it; errors stick.
+// FramedWriter writes a framed stream in frames of up to BufferSize bytes with their
+// header, each with one write. Close ends it; errors stick.
 type FramedWriter struct {
 	w   io.Writer
 	buf []byte // header, then n bytes of payload
@@ -104,7 +109,7 @@ type FramedWriter struct {
 
 // NewFramedWriter returns a FramedWriter on w, which is not closed by it.
 func NewFramedWriter(w io.Writer) *FramedWriter {
-	return &FramedWriter{w: w, buf: make([]byte, headerSize+BufferSize)}
+	return &FramedWriter{w: w, buf: make([]byte, BufferSize)}
 }
 
 // Write implements io.Writer.
@@ -117,7 +122,7 @@ func (f *FramedWriter) Write(p []byte) (int, error) {
 		k := copy(f.buf[headerSize+f.n:], p)
 		f.n += k
 		p = p[k:]
-		if f.n == BufferSize {
+		if f.n == maxPayload {
 			f.flush()
 		}
 	}
@@ -131,7 +136,7 @@ func (f *FramedWriter) ReadFrom(src io.Reader) (int64, error) {
 		k, err := src.Read(f.buf[headerSize+f.n:])
 		f.n += k
 		total += int64(k)
-		if f.n == BufferSize {
+		if f.n == maxPayload {
 			f.flush()
 		}
 		if err == io.EOF {

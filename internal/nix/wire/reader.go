@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// BufferSize is the size in bytes of the buffers of Reader, Writer and
+	// BufferSize is the size in bytes of the buffers of Reader and
 	// FramedWriter: large enough that bulk transfers are not bound by system calls.
 	BufferSize = 64 << 10
 

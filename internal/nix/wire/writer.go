@@ -16,9 +16,13 @@ type Writer struct {
 	buf *bufio.Writer
 }
 
+// writerSize is less than what a FramedWriter and transfers write at once, which then
+// passes without being copied.
+const writerSize = BufferSize / 2
+
 // NewWriter returns a Writer on w.
 func NewWriter(w io.Writer) *Writer {
-	return &Writer{buf: bufio.NewWriterSize(w, BufferSize)}
+	return &Writer{buf: bufio.NewWriterSize(w, writerSize)}
 }
 
 // Uint64 writes one word.
