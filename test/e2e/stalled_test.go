@@ -22,15 +22,14 @@ import (
 // A terminal that takes nothing, a machine that hangs and a daemon that does are noticed
 // after half a minute. Other specs fill the time.
 var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, ContinueOnFailure, func() {
-	const lines = 200_000
+	const lines = 80_000
 	var (
 		builder, hanging *nixlab.Builder
 		d                *dispatcher
 		client           *nixlab.Client
 		frozen, delayed  *running
 		stopped          *nixlab.Builder
-		terminal         *os.File
-		flooded          func() error
+		floods           []flood
 		began            time.Time
 		before           int
 	)
@@ -43,12 +42,15 @@ var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, 
 		lasting := context.WithoutCancel(ctx)
 		frozen = startBuild(lasting, client, nixlab.Gated("frozen", "/tmp/gate-frozen"))
 		Eventually(frozen.output.String).WithTimeout(patience).Should(ContainSubstring("at the gate"))
-		d.useList(hanging.MachinesLine(1) + "\n" + builder.MachinesLine(2) + "\n")
+		d.useList(hanging.MachinesLine(1) + "\n" + builder.MachinesLine(len(nixlab.Versions())+1) + "\n")
 		Expect(builder.WriteFile("/tmp/gate-frozen", "", 0o644)).To(Succeed())
 		Expect(hanging.StopProcesses()).To(Succeed())
 		began = time.Now()
-		terminal, flooded = floodTerminal(lasting, client, "flood", lines)
-		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(patience).Should(Equal(1))
+		for _, version := range nixlab.Versions() {
+			c := newClient(ctx, d, nixlab.ClientOptions{Name: "flood-c" + slug(version), Version: version})
+			floods = append(floods, startFlood(lasting, c, "flood-"+slug(version), lines))
+		}
+		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(patience).Should(Equal(len(floods)))
 		d.forgetHighWater()
 		before = d.highWater()
 		stopped, delayed = stoppedDaemon(ctx)
@@ -60,30 +62,32 @@ var _ = Describe("While a terminal takes nothing and a machine hangs", Ordered, 
 			mustBuild(ctx, client, nixlab.Trivial(fmt.Sprintf("beside-flood-%d", i)))
 			Expect(time.Since(start)).To(BeNumerically("<", 5*time.Second))
 		}
-		Expect(buildsRunning(builder)).To(Equal(1), "the flood is over too early")
+		Expect(buildsRunning(builder)).To(Equal(len(floods)), "the floods are over too early")
 	}, SpecTimeout(specTimeout))
 
 	Describe("the limits of a build", Ordered, describeLimits)
 	Describe("a client that leaves at any moment", Ordered, describeLeaving)
 
-	It("the flood gives its slot back and takes no memory", func(ctx context.Context) {
-		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(2*time.Minute).Should(BeZero(), "the flood keeps its slot")
+	It("floods give their slots back and take no memory", func(context.Context) {
+		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(2*time.Minute).Should(BeZero(), "a flood keeps its slot")
 		grown := d.highWater() - before
-		AddReportEntry("flood", fmt.Sprintf("its slot was free after %v at most; memory grew by %d MiB", time.Since(began), grown>>20))
+		AddReportEntry("floods", fmt.Sprintf("their slots were free after %v at most; memory grew by %d MiB", time.Since(began), grown>>20))
 		Expect(grown).To(BeNumerically("<", 32<<20))
-		// The terminal goes on, and the user hears what is missing.
-		seen, err := io.ReadAll(terminal)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(flooded()).To(Succeed(), "%s", seen[max(0, len(seen)-2000):])
-		missing := regexp.MustCompile(`(\d+) lines of the log are missing`).FindAllStringSubmatch(string(seen), -1)
-		Expect(missing).NotTo(BeEmpty(), "nothing tells what is missing")
-		total := strings.Count(string(seen), "flood: ")
-		for _, m := range missing {
-			n, err := strconv.Atoi(m[1])
+		// The terminals go on, and their users hear what is missing.
+		for _, f := range floods {
+			seen, err := io.ReadAll(f.terminal)
 			Expect(err).NotTo(HaveOccurred())
-			total += n
+			Expect(f.wait()).To(Succeed(), "%s", seen[max(0, len(seen)-2000):])
+			missing := regexp.MustCompile(`(\d+) lines of the log are missing`).FindAllStringSubmatch(string(seen), -1)
+			Expect(missing).NotTo(BeEmpty(), "nothing tells what is missing")
+			total := strings.Count(string(seen), "flood: ")
+			for _, m := range missing {
+				n, err := strconv.Atoi(m[1])
+				Expect(err).NotTo(HaveOccurred())
+				total += n
+			}
+			Expect(total).To(Equal(lines), "lines shown and missing")
 		}
-		Expect(total).To(Equal(lines), "lines shown and missing")
 	}, SpecTimeout(specTimeout))
 
 	It("builds for a daemon that hangs are done elsewhere", func(context.Context) {
@@ -113,9 +117,17 @@ func stoppedDaemon(ctx context.Context) (*nixlab.Builder, *running) {
 	return stopped, startBuild(context.WithoutCancel(ctx), client, nixlab.Parallel("after-stop", 6, func(name string) string { return nixlab.WithInputs(name, 2) }))
 }
 
-// floodTerminal builds something that writes so many lines, on a terminal that shows
-// nothing until it is read. The function waits for the end.
-func floodTerminal(ctx context.Context, client *nixlab.Client, name string, lines int) (terminal *os.File, wait func() error) {
+// flood is a build whose log nobody reads.
+type flood struct {
+	// terminal is what its nix-build writes to.
+	terminal *os.File
+	// wait waits for the end of nix-build.
+	wait func() error
+}
+
+// startFlood builds something that writes so many lines, on a terminal that shows
+// nothing until it is read.
+func startFlood(ctx context.Context, client *nixlab.Client, name string, lines int) flood {
 	GinkgoHelper()
 	commands := fmt.Sprintf("yes 'flood: 0123456789 0123456789 0123456789 0123456789' | head -n %d; echo > $out", lines)
 	command, err := client.NixCommand(ctx, "nix-build", "--no-out-link", "--expr", nixlab.Commands(name, commands))
@@ -126,5 +138,5 @@ func floodTerminal(ctx context.Context, client *nixlab.Client, name string, line
 	command.Stderr = write
 	Expect(command.Start()).To(Succeed())
 	Expect(write.Close()).To(Succeed())
-	return terminal, command.Wait
+	return flood{terminal, command.Wait}
 }
