@@ -104,8 +104,7 @@ func (s *session) readOutput(ctx context.Context, d *delivery, out *output, w *r
 			return false, err
 		}
 		defer nar.Close()
-		_, err = io.Copy(w.again(), nar)
-		return false, err
+		return false, inPieces(w.again(), nar, out.info.NARSize)
 	}
 	builder := d.state().builder
 	if err = s.readThere(ctx, builder, out, w); isLost(err) && ctx.Err() == nil {

@@ -38,6 +38,33 @@ type spoolWriter struct {
 	failed   error
 }
 
+// pieceSize is in what pieces a NAR goes through the spool. Clients send smaller ones,
+// each of which would cost a write, and wake whoever follows.
+const pieceSize = 128 << 10
+
+// inPieces copies src, of that many bytes, to dst in pieces of pieceSize.
+func inPieces(dst io.Writer, src io.Reader, size uint64) error {
+	piece := make([]byte, min(pieceSize, size+1))
+	for {
+		n := 0
+		var err error
+		for n < len(piece) && err == nil {
+			var k int
+			k, err = src.Read(piece[n:])
+			n += k
+		}
+		if _, failed := dst.Write(piece[:n]); failed != nil {
+			return failed
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // create begins to write a NAR to the spool. Whoever has the writer aborts it.
 func (s *supplier) create(info *daemon.PathInfo) (*spoolWriter, error) {
 	to, err := s.server.opts.Spool.Create(*info)

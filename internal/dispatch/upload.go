@@ -59,7 +59,7 @@ func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
 	}
 	defer w.to.Abort()
 	s.supplier.spooling(info, w.to)
-	if _, err := io.Copy(w, archive); err != nil {
+	if err := inPieces(w, archive, info.NARSize); err != nil {
 		return err
 	}
 	pin, err := w.commit()
