@@ -11,11 +11,16 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
+
+// idleForward is how long a forward keeps a session while there is nothing to send, such
+// as between two uploads of a client.
+const idleForward = time.Second
 
 // A forward brings inputs to the builder that will probably get a build, before the
 // build has a slot: while the client still uploads them, and while the build waits.
@@ -220,30 +225,41 @@ func (f *forward) brings(builder, path string) bool {
 	return f.sent[path] || !f.ended && f.offered[path]
 }
 
-// run sends what is offered until nothing more comes. What has arrived is held
-// before the session that has received it ends.
+// run sends what is offered until nothing more comes.
 func (f *forward) run(ctx context.Context) error {
 	if err := f.holds.ask(ctx, f.builder, f.inputs); err != nil {
 		return err
 	}
 	f.kept = f.holds.keptOn(f.builder)
+	for {
+		batch := f.next(ctx, nil)
+		if len(batch) == 0 {
+			return nil
+		}
+		if err := f.transfer(ctx, batch); err != nil {
+			return err
+		}
+	}
+}
+
+// transfer sends parcels, and what can be sent soon after them, over one session. What
+// has arrived is held before the session that has received it ends. That is not kept
+// for what may come later: a builder has few transfers at the same time, and builds
+// that wait for a slot would keep them from those that need one to give a slot back.
+func (f *forward) transfer(ctx context.Context, batch []parcel) error {
 	session, err := f.server.opts.Builders.OpenBulk(ctx, f.builder)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
 	var arrived []string
-	for {
-		batch, more := f.next(ctx)
-		if len(batch) == 0 && !more {
-			break
+	for err == nil && len(batch) > 0 {
+		if err = send(ctx, session, batch, nil); err == nil {
+			arrived = append(arrived, f.note(batch)...)
+			batch = f.next(ctx, time.After(idleForward))
 		}
-		if err := send(ctx, session, batch, nil); err != nil {
-			return errors.Join(err, f.holds.ask(ctx, f.builder, arrived))
-		}
-		arrived = append(arrived, f.note(batch)...)
 	}
-	return f.holds.ask(ctx, f.builder, arrived)
+	return errors.Join(err, f.holds.ask(ctx, f.builder, arrived))
 }
 
 // note marks parcels as sent and returns their paths.
@@ -258,20 +274,22 @@ func (f *forward) note(batch []parcel) []string {
 }
 
 // next waits for parcels that can be sent and returns them in an order in which they
-// can. The last of them may be one that is still being written to the spool. It
-// reports whether more may come.
-func (f *forward) next(ctx context.Context) (batch []parcel, more bool) {
+// can. The last of them may be one that is still being written to the spool. There are
+// none if no more will come, or none has come before late.
+func (f *forward) next(ctx context.Context, late <-chan time.Time) []parcel {
 	for {
 		f.mu.Lock()
-		batch, more = f.takeReady(), !f.last
+		batch, last := f.takeReady(), f.last
 		f.mu.Unlock()
-		if len(batch) > 0 || !more {
-			return batch, more
+		if len(batch) > 0 || last {
+			return batch
 		}
 		select {
 		case <-f.wake:
+		case <-late:
+			return nil
 		case <-ctx.Done():
-			return nil, false
+			return nil
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -131,6 +132,44 @@ func TestInputsAreForwardedToBusyBuilders(t *testing.T) {
 		if n := m.uploads() - before; n != 1 {
 			t.Errorf("%d uploads, want 1", n)
 		}
+	})
+}
+
+// Builds that wait for their slot keep no transfer from the one that has it: it needs
+// one for its output before it gives the slot back.
+func TestForwardsLeaveTransfersToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finish := make(chan struct{})
+		m := newMachine(t, "one", daemontest.Options{Build: func(ctx context.Context, b *daemontest.Build) *daemon.BuildResult {
+			if b.DrvPath != storePath("holder.drv") {
+				return nil
+			}
+			<-finish
+			return sized(inlineOutput+1)(ctx, b)
+		}})
+		r := newRig(t, rigOptions{builders: []*machine{m}, spool: 1 << 30})
+		var builds sync.WaitGroup
+		build := func(c *client, d derivation) {
+			builds.Go(func() {
+				if _, err := c.build(d); err != nil {
+					t.Errorf("%s: %v", d.path, err)
+				}
+			})
+		}
+		build(r.connect(1, "x86_64-linux.0"), newDerivation("holder"))
+		synctest.Wait()
+		for i := range 12 { // more than a builder has transfers
+			in := large(string(rune('a'+i)) + "-in")
+			c := r.connect(uint32(2+i), "x86_64-linux.1")
+			c.upload(in)
+			build(c, newDerivation("out-"+in.info.Path[len("/nix/store/"):], in))
+		}
+		time.Sleep(time.Minute)
+		if s := r.fleet.Stats()[0]; s.Transfers != 0 {
+			t.Errorf("%d transfers while there is nothing to send", s.Transfers)
+		}
+		close(finish)
+		builds.Wait()
 	})
 }
 
