@@ -5,7 +5,9 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"io"
+	"slices"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
@@ -16,16 +18,38 @@ import (
 // question waits behind them, and so that several are as fast as a long line allows.
 const smallTransfer = 1 << 20
 
+// maxResends bounds how often one transfer to a builder is begun again.
+const maxResends = 3
+
 // supply makes sure that the placement's builder has paths and keeps them: it asks
 // what is missing and sends that, from the spool or from another builder.
+//
+// A transfer that the builder refuses is begun again if somebody else, such as another
+// build, has brought a part of it meanwhile: Nix 2.8 does not read the NAR of a path that
+// has become valid, and then takes it for the next path.
 func (s *supplier) supply(ctx context.Context, p *placement, paths []string) error {
 	if err := s.settleForward(ctx, p.builder); err != nil {
 		return err
 	}
-	missing, err := s.lacking(ctx, p, paths)
-	if err != nil || len(missing) == 0 {
-		return err
+	for again := 0; ; again++ {
+		missing, err := s.lacking(ctx, p, paths)
+		if err != nil || len(missing) == 0 {
+			return err
+		}
+		err = s.bring(ctx, p, missing)
+		var refused *daemon.RemoteError
+		if p.bound || again == maxResends || !errors.As(err, &refused) || s.renew(ctx, p, paths) != nil {
+			return err
+		}
+		if !slices.ContainsFunc(missing, s.holds.keptOn(p.builder)) {
+			return err
+		}
+		s.log.Info("Transfer is begun again: others have brought a part of it", "builder", p.builder, "error", err)
 	}
+}
+
+// bring sends paths to the placement's builder.
+func (s *supplier) bring(ctx context.Context, p *placement, missing []string) error {
 	parcels, err := s.gather(ctx, missing, p.builder)
 	if err != nil {
 		return err
@@ -73,22 +97,30 @@ func (s *supplier) lacking(ctx context.Context, p *placement, paths []string) ([
 // anew, on a new session, and sends what was missing. It reports whether something
 // was.
 func (s *supplier) restock(ctx context.Context, p *placement, paths []string) (bool, error) {
-	s.holds.doubt(p.builder)
-	if err := s.holds.ask(ctx, p.builder, paths); err != nil {
+	if err := s.renew(ctx, p, paths); err != nil {
 		return false, err
 	}
-	session, err := s.server.opts.Builders.Open(ctx, p.builder)
-	if err != nil {
-		return false, err
-	}
-	p.session.Close()
-	p.session, p.has = session, map[string]bool{}
 	missing, err := s.lacking(ctx, p, paths)
 	if err != nil || len(missing) == 0 {
 		return false, err
 	}
 	s.enter(PhaseUploading)
 	return true, s.supply(ctx, p, paths)
+}
+
+// renew asks a builder anew which of paths it has, and goes on with a new session.
+func (s *supplier) renew(ctx context.Context, p *placement, paths []string) error {
+	s.holds.doubt(p.builder)
+	if err := s.holds.ask(ctx, p.builder, paths); err != nil {
+		return err
+	}
+	session, err := s.server.opts.Builders.Open(ctx, p.builder)
+	if err != nil {
+		return err
+	}
+	p.session.Close()
+	p.session, p.has = session, map[string]bool{}
+	return nil
 }
 
 // sendApart sends parcels on a connection of their own. What has arrived is held

@@ -4,6 +4,8 @@
 package dispatch
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +60,47 @@ func TestInputThatIsGone(t *testing.T) {
 			t.Errorf("error = %v", err)
 		}
 	})
+}
+
+// Nix 2.8 does not read the NAR of a path that somebody else has brought meanwhile, and
+// complains of what it takes for the next path.
+func TestInputThatSomebodyElseBrings(t *testing.T) {
+	tests := map[string]struct {
+		brought bool
+		want    string // empty: the build succeeds
+	}{
+		"meanwhile":      {brought: true},
+		"but not at all": {want: "not an absolute path"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newFile("a", "A"), newFile("b", "B")
+				var m *machine
+				refused := 0
+				m = newMachine(t, "one", daemontest.Options{Before: func(_ context.Context, call daemontest.Call) error {
+					if call.Request.Operation() != daemon.OpAddMultipleToStore || refused > 0 && tc.brought {
+						return nil
+					}
+					refused++
+					if tc.brought {
+						m.has(a)
+					}
+					return errors.New("not an absolute path: 'nix-archive-1'")
+				}})
+				r := newRig(t, rigOptions{builders: []*machine{m}})
+				c := r.connect(1, "x86_64-linux.0")
+				c.upload(a, b)
+				_, err := c.build(newDerivation("out", a, b))
+				if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("error = %v, want one with %q", err, tc.want)
+				}
+				if refused != 1 {
+					t.Errorf("%d transfers were refused, want 1", refused)
+				}
+			})
+		})
+	}
 }
 
 // item is a parcel of which only path and references matter.
