@@ -32,6 +32,8 @@ type Hold struct {
 	// keepers are all that the hold rests on.
 	keepers map[*keeper]struct{}
 	broken  bool
+	// released is set for good: nothing would end what a hold rests on after that.
+	released bool
 }
 
 // Hold asks which of paths the builder has, and keeps them there until the hold is
@@ -96,7 +98,8 @@ func (hd *Hold) Has(path string) bool {
 // the builder was lost, or its daemon was restarted.
 func (hd *Hold) Lost() <-chan struct{} { return hd.lost }
 
-// Add asks for more paths, and again for those that the hold has not.
+// Add asks for more paths, and again for those that the hold has not. After Release it
+// does nothing.
 func (hd *Hold) Add(ctx context.Context, paths []string) error {
 	for again := false; ; again = true {
 		err := hd.add(ctx, paths)
@@ -118,6 +121,10 @@ func (hd *Hold) add(ctx context.Context, paths []string) error {
 	}
 	var waitFor []*question
 	h.keep.mu.Lock()
+	if hd.released {
+		h.keep.mu.Unlock()
+		return nil
+	}
 	var k *keeper
 	for _, path := range paths {
 		if kept := hd.paths[path]; kept != nil && kept.err == nil {
@@ -148,7 +155,7 @@ func (hd *Hold) add(ctx context.Context, paths []string) error {
 		}
 		h.keep.mu.Lock()
 		for _, path := range paths {
-			if q.valid[path] {
+			if q.valid[path] && !hd.released {
 				hd.paths[path] = k
 			}
 		}
@@ -207,4 +214,5 @@ func (hd *Hold) Release() {
 	}
 	clear(hd.keepers)
 	clear(hd.paths)
+	hd.released = true
 }

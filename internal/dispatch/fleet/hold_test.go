@@ -85,6 +85,37 @@ func TestHoldKeepsPathsFromCollection(t *testing.T) {
 	})
 }
 
+// A hold may be released while somebody else asks with it. That must not keep a session,
+// and what it holds, for ever.
+func TestHoldIsReleasedWhileItIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: func(_ context.Context, c daemontest.Call) error {
+			if c.Request.Operation() == daemon.OpQueryValidPaths {
+				time.Sleep(time.Second)
+			}
+			return nil
+		}})
+		m.AddFile(pathA, []byte("a"))
+		m.AddFile(pathB, []byte("b"))
+		f, _ := newFleet(t, m)
+		hd := hold(t, f)
+		asked := make(chan error)
+		go func() { asked <- hd.Add(t.Context(), []string{pathA}) }()
+		synctest.Wait()
+		hd.Release()
+		if err := <-asked; err != nil || hd.Has(pathA) {
+			t.Errorf("question under way: %v, %v", hd.Has(pathA), err)
+		}
+		if err := hd.Add(t.Context(), []string{pathB}); err != nil || hd.Has(pathB) {
+			t.Errorf("question after the release: %v, %v", hd.Has(pathB), err)
+		}
+		time.Sleep(2 * keeperAge)
+		if n := f.Stats()[0].Keepers; n != 0 {
+			t.Errorf("%d keepers that nobody needs", n)
+		}
+	})
+}
+
 func TestAnswersAreRemembered(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		m := newMachine(t, daemontest.Options{})

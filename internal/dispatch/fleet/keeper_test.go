@@ -71,6 +71,34 @@ func TestKeeperOfManyPaths(t *testing.T) {
 	})
 }
 
+// A client may ask for more paths than a builder answers for in its time. That does not
+// make the builder one that is silent.
+func TestQuestionForVeryManyPaths(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		m := newMachine(t, daemontest.Options{Before: func(_ context.Context, c daemontest.Call) error {
+			if r, ok := c.Request.(*daemon.QueryValidPaths); ok {
+				time.Sleep(time.Duration(len(r.Paths)) * time.Millisecond)
+			}
+			return nil
+		}})
+		f, n := newFleet(t, m)
+		paths := make([]string, 4*pathsPerFlight)
+		for i := range paths {
+			paths[i] = fmt.Sprintf("/nix/store/%032d-x", i)
+		}
+		last := paths[len(paths)-1]
+		m.AddFile(last, []byte("x"))
+		hd := hold(t, f, paths...)
+		defer hd.Release()
+		if infos, err := hd.Infos(t.Context(), []string{last}); err != nil || len(infos) != 1 || !hd.Has(last) {
+			t.Errorf("the last path: %v, %v", infos, err)
+		}
+		if down := n.down(t, "b/one"); down != "" {
+			t.Errorf("the builder is down: %s", down)
+		}
+	})
+}
+
 func TestLostKeeper(t *testing.T) {
 	ends := map[string]func(*machine, *Fleet){
 		"its connection was lost": func(m *machine, _ *Fleet) { m.cut() },

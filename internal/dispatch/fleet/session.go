@@ -4,9 +4,11 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
@@ -16,6 +18,8 @@ import (
 const (
 	// answerTimeout bounds questions that a daemon answers from its database.
 	answerTimeout = 30 * time.Second
+	// pathsPerFlight bounds the paths of one such question.
+	pathsPerFlight = 10000
 	// stallTimeout ends a transfer that makes no progress. It is generous: a
 	// daemon says nothing while it flushes what it got to a slow disk.
 	stallTimeout = 2 * time.Minute
@@ -171,24 +175,43 @@ func (s *Session) QueryPathInfo(ctx context.Context, path string) (*daemon.PathI
 
 // holdPaths keeps paths as long as the session lives and returns which are there.
 // Where the daemon refuses to keep them, there is an answer and its error.
-func (s *Session) holdPaths(ctx context.Context, paths []string) ([]string, error) {
-	var valid []string
-	err := s.within(ctx, answerTimeout, nil, func(ctx context.Context) (err error) {
-		valid, err = s.client.HoldPaths(ctx, paths, nil)
+func (s *Session) holdPaths(ctx context.Context, paths []string) (valid []string, err error) {
+	err = s.inFlights(ctx, paths, func(ctx context.Context, some []string) error {
+		there, err := s.client.HoldPaths(ctx, some, nil)
+		valid = append(valid, there...)
 		return err
 	})
 	return valid, err
 }
 
+// inFlights asks a question about paths, so many at once that an honest answer takes a
+// small part of answerTimeout: a builder must not seem silent because somebody asks for a
+// million paths. A refusal does not end it, as long as the session can be used.
+func (s *Session) inFlights(ctx context.Context, paths []string, ask func(context.Context, []string) error) error {
+	var refused error
+	for some := range slices.Chunk(paths, pathsPerFlight) {
+		err := s.within(ctx, answerTimeout, nil, func(ctx context.Context) error { return ask(ctx, some) })
+		var remote *daemon.RemoteError
+		if err != nil && !(errors.As(err, &remote) && s.client.Usable()) {
+			return err
+		}
+		refused = cmp.Or(refused, err)
+	}
+	return refused
+}
+
 // queryPathInfos returns what the builder knows of paths, nil for those that it
 // does not have.
-func (s *Session) queryPathInfos(ctx context.Context, paths []string) ([]*daemon.PathInfo, error) {
-	var infos []*daemon.PathInfo
-	err := s.within(ctx, answerTimeout, nil, func(ctx context.Context) (err error) {
-		infos, err = s.client.QueryPathInfos(ctx, paths, nil)
+func (s *Session) queryPathInfos(ctx context.Context, paths []string) (infos []*daemon.PathInfo, err error) {
+	err = s.inFlights(ctx, paths, func(ctx context.Context, some []string) error {
+		found, err := s.client.QueryPathInfos(ctx, some, nil)
+		infos = append(infos, found...)
 		return err
 	})
-	return infos, err
+	if err != nil {
+		return nil, err
+	}
+	return infos, nil
 }
 
 // BuildDerivation builds. It has no time limit of its own.
