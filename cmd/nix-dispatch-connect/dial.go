@@ -5,6 +5,7 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
 	"strconv"
 	"syscall"
@@ -22,6 +23,8 @@ type conn struct {
 	*os.File
 	fd   int
 	path string
+	// header is what was sent first.
+	header connect.Header
 }
 
 // dial connects without package net. It does not try again after a refusal:
@@ -82,6 +85,7 @@ func explain(path string, err error) error {
 
 // send writes the header.
 func (c *conn) send(header connect.Header) error {
+	c.header = header
 	message, err := header.Append(nil)
 	if err != nil {
 		return err
@@ -90,6 +94,28 @@ func (c *conn) send(header connect.Header) error {
 		return errors.New("the dispatcher on " + c.path + " closed the connection at once (" + cause(err) + "); see its log")
 	}
 	return nil
+}
+
+// inquiryTimeout bounds the question to a dispatcher that has just ended a connection.
+const inquiryTimeout = 2 * time.Second
+
+// inquire asks the dispatcher why it has ended the connection. It returns nothing if
+// that has no reason, or cannot be asked any more.
+func (c *conn) inquire() string {
+	again, err := dial(c.path)
+	if err != nil {
+		return ""
+	}
+	defer again.Close()
+	_ = again.SetDeadline(time.Now().Add(inquiryTimeout)) // fails only where there are no deadlines
+	header := c.header
+	header.Inquiry = true
+	if again.send(header) != nil {
+		return ""
+	}
+	answer := make([]byte, connect.MaxReason)
+	n, _ := io.ReadFull(again, answer)
+	return string(answer[:n])
 }
 
 // cause is err without the operation and path that os puts before it.

@@ -108,6 +108,8 @@ type session struct {
 	byNix  *os.File // what the helper reads
 	server *net.UnixConn
 	header connect.Header
+	// listener is the dispatcher's, for further connections.
+	listener *net.UnixListener
 }
 
 func start(t *testing.T) *session {
@@ -122,7 +124,7 @@ func start(t *testing.T) *session {
 	}
 	_ = stdin.Close()
 	_ = stdout.Close()
-	s := &session{cmd: cmd, toNix: toNix, byNix: byNix}
+	s := &session{cmd: cmd, toNix: toNix, byNix: byNix, listener: l}
 	s.server, s.header = accept(t, l)
 	return s
 }

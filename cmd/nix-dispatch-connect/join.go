@@ -46,7 +46,11 @@ func join(stdin io.Reader, stdout *os.File, c *conn, fail func(error)) bool {
 	}
 	downOK := readErr == nil && nixEnded.Load()
 	if !downOK {
-		fail(lost(c.path, readErr))
+		if why := c.inquire(); why != "" {
+			fail(errors.New(why))
+		} else {
+			fail(lost(c.path, readErr))
+		}
 	}
 	closeWrite(stdout)
 	return <-upOK && downOK

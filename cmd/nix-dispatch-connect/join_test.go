@@ -132,6 +132,32 @@ func wantLost(t *testing.T, got result) {
 	}
 }
 
+// In the middle of an archive the dispatcher can tell Nix nothing, so it tells the
+// helper that asks.
+func TestDispatcherHasAReason(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	if _, err := s.server.Write([]byte("half of an archi")); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.server.Close()
+	again, header := accept(t, s.listener)
+	if want := s.header; !header.Inquiry || header.Hook != want.Hook || header.Namespace != want.Namespace {
+		t.Errorf("it asks with %+v, want an inquiry for %+v", header, want)
+	}
+	if _, err := again.Write([]byte("the builder burns")); err != nil {
+		t.Fatal(err)
+	}
+	_ = again.Close()
+	if _, err := io.ReadAll(s.toNix); err != nil {
+		t.Error(err)
+	}
+	_ = s.byNix.Close()
+	if got := end(t, s.cmd); got.code != 1 || got.stderr != "nix-dispatch-connect: the builder burns\n" {
+		t.Errorf("helper ended with %+v, want status 1 and the reason", got)
+	}
+}
+
 func TestNixDies(t *testing.T) {
 	t.Parallel()
 	s := start(t)

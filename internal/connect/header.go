@@ -14,6 +14,8 @@ const (
 	Version = 1
 	// MaxBody bounds what Decode allocates for a body, in bytes.
 	MaxBody = 1024
+	// MaxReason bounds the answer to an inquiry, in bytes.
+	MaxReason = 4096
 	// SocketName is the dispatcher's socket in the directory it shares with the
 	// client, where the helper lies too.
 	SocketName = "dispatch.sock"
@@ -21,6 +23,9 @@ const (
 	magic      = "nxbC"
 	prefixSize = len(magic) + 4
 	fixedBody  = 35 // the body up to and without the class
+
+	// flagInquiry is a bit of the byte after the version.
+	flagInquiry = 1
 )
 
 // Process is a process as seen from the helper: its id, and its start time
@@ -51,6 +56,10 @@ type Header struct {
 	// Client is the parent of Hook: the nix command, or the nix-daemon process
 	// that serves it. All derivations of one nix invocation share it.
 	Client Process
+	// Inquiry is set on a connection that carries no stream: it asks why the
+	// dispatcher has ended the hook's last one, where Nix could not be told. The
+	// answer is text of at most MaxReason bytes, none if there is no reason.
+	Inquiry bool
 }
 
 // HookKey identifies the connections that serve one derivation.
@@ -85,7 +94,11 @@ func (h Header) Append(dst []byte) ([]byte, error) {
 	}
 	body := fixedBody + len(h.Class)
 	dst = append(dst, magic...)
-	dst = append(dst, Version, 0)
+	flags := byte(0)
+	if h.Inquiry {
+		flags |= flagInquiry
+	}
+	dst = append(dst, Version, flags)
 	dst = appendUint(dst, uint64(body), 2)
 	dst = appendUint(dst, h.Namespace, 8)
 	for _, p := range []Process{h.Hook, h.Client} {
@@ -129,7 +142,9 @@ func Decode(r io.Reader) (Header, error) {
 		}
 		return Header{}, &readError{what: "body", err: err}
 	}
-	return parseBody(body)
+	h, err := parseBody(body)
+	h.Inquiry = prefix[len(magic)+1]&flagInquiry != 0
+	return h, err
 }
 
 // parseBody reads a body of at least fixedBody bytes.

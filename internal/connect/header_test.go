@@ -41,6 +41,28 @@ func TestHeaderLayout(t *testing.T) {
 	}
 }
 
+func TestInquiry(t *testing.T) {
+	t.Parallel()
+	inquiry := sample
+	inquiry.Inquiry = true
+	got, err := inquiry.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Clone(sampleBytes)
+	want[5] = 1
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("encoding (-want +got):\n%s", diff)
+	}
+	back, err := Decode(bytes.NewReader(got))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(inquiry, back); diff != "" {
+		t.Errorf("header (-want +got):\n%s", diff)
+	}
+}
+
 func TestDecodeLeavesTheStreamAlone(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(io.Reader) io.Reader{

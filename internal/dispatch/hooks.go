@@ -25,6 +25,8 @@ type hooks struct {
 	byKey map[connect.Key]*hook
 	// all has those without a key, too.
 	all map[*hook]struct{}
+	// reasons are why connections of hooks were ended whose clients could not be told.
+	reasons map[connect.Key]string
 }
 
 // hook is one build hook. Its fields are guarded by the lock of all.
@@ -70,7 +72,7 @@ type output struct {
 }
 
 func newHooks() *hooks {
-	return &hooks{byKey: map[connect.Key]*hook{}, all: map[*hook]struct{}{}}
+	return &hooks{byKey: map[connect.Key]*hook{}, all: map[*hook]struct{}{}, reasons: map[connect.Key]string{}}
 }
 
 // join counts a connection of the hook with that key. A key that does not tell
@@ -93,6 +95,31 @@ func (c *hooks) join(key connect.Key) *hook {
 	}
 	one.connections++
 	return one
+}
+
+// reasonKept is how long a helper may take to ask why its connection was ended.
+const reasonKept = 10 * time.Second
+
+// explain keeps the reason for which a connection of a hook is ended. It matters in the
+// middle of a NAR, where the protocol has no place for errors: Nix says no more than that
+// the connection has ended, but the helper can ask, and tell.
+func (c *hooks) explain(key connect.Key, why error) {
+	if key.Namespace == 0 || key.PID == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reasons[key] = why.Error()
+	time.AfterFunc(reasonKept, func() { c.reason(key) })
+}
+
+// reason returns what explain has kept, once.
+func (c *hooks) reason(key connect.Key) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	why := c.reasons[key]
+	delete(c.reasons, key)
+	return why[:min(len(why), connect.MaxReason)]
 }
 
 // leave ends a connection. With the last one the hook's deliveries are

@@ -86,6 +86,11 @@ func (s *session) greet() (refusal, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if header.Inquiry {
+		// Who asks may have left: then nobody needs the answer.
+		_, _ = io.WriteString(s.conn, s.server.hooks.reason(header.HookKey()))
+		return nil, io.EOF
+	}
 	s.log = s.log.With("line", header.Target.String(), "hook", header.Hook.PID)
 	s.log.Debug("Client connected", "namespace", header.Namespace, "hookStart", header.Hook.StartTime, "client", header.Client.PID)
 	if header.Client.PID != 0 {
@@ -164,6 +169,9 @@ func (s *session) tell(err error) error {
 		defer s.relax()
 	}
 	if failed := s.daemon.Fail(err); failed != nil {
+		if errors.Is(failed, daemon.ErrNoRequest) {
+			s.server.hooks.explain(s.hook.key, err)
+		}
 		return errors.Join(err, failed)
 	}
 	s.log.Info("Request failed", "error", err)
