@@ -27,6 +27,16 @@ func (s *session) attend() {
 // relax lets the client take its time again.
 func (s *session) relax() { s.readBefore(time.Time{}) }
 
+// writeBefore gives the client a time to take what is written; the zero time means as long as it likes.
+func (s *session) writeBefore(deadline time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		// An error is that of a connection which the next write finds closed.
+		_ = s.conn.SetWriteDeadline(deadline)
+	}
+}
+
 func (s *session) readBefore(deadline time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,4 +88,23 @@ func (a attentive) Read(p []byte) (int, error) {
 	a.session.attend()
 	n, err := a.from.Read(p)
 	return n, a.session.stalled(err)
+}
+
+// urgent writes to a client that must not stall: a builder sends meanwhile, and has few
+// transfers at the same time.
+type urgent struct {
+	session *session
+	to      io.Writer
+}
+
+// Write implements io.Writer.
+func (u urgent) Write(p []byte) (int, error) {
+	s := u.session
+	s.writeBefore(time.Now().Add(s.server.limits.Stall))
+	defer s.writeBefore(time.Time{})
+	n, err := u.to.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.ctx.Err() == nil {
+		err = fmt.Errorf("%w: it took nothing for %v of an output that came from a builder", errStalled, s.server.limits.Stall)
+	}
+	return n, err
 }

@@ -133,7 +133,7 @@ func (s *session) readThere(ctx context.Context, builder string, out *output, w 
 	if !valid || info.NARHash != out.info.NARHash {
 		return &fleet.LostError{Builder: builder, Err: errOutputGone}
 	}
-	return from.NARFromPath(ctx, out.info.Path, w.again())
+	return from.NARFromPath(ctx, out.info.Path, urgent{s, w.again()})
 }
 
 // errOutputGone means that a builder no longer has what it has built.

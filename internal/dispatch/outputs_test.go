@@ -294,3 +294,38 @@ func TestLargeOutputAfterADaemonWasRestarted(t *testing.T) {
 		}
 	})
 }
+
+// A client that stops reading an output which comes from a builder keeps none of the
+// builder's transfers.
+func TestClientStallsWhileABuilderSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "one", daemontest.Options{Build: sized(2 * smallTransfer)})
+		r := newRig(t, rigOptions{builders: []*machine{m}, limits: Limits{SpooledOutput: 1}})
+		c := r.connect(1, "x86_64-linux.0")
+		d := newDerivation("out")
+		if _, err := c.build(d); err != nil {
+			t.Fatal(err)
+		}
+		stop := make(chan struct{})
+		ended := make(chan error)
+		go func() {
+			_, err := c.NARFromPath(t.Context(), d.Outputs[0].Path, writerFunc(func(p []byte) (int, error) {
+				<-stop
+				return len(p), nil
+			}), nil)
+			ended <- err
+		}()
+		synctest.Wait()
+		if n := r.fleet.Stats()[0].Transfers; n != 1 {
+			t.Errorf("%d transfers while the output is sent, want 1", n)
+		}
+		time.Sleep(6 * time.Minute)
+		if n := r.fleet.Stats()[0].Transfers; n != 0 {
+			t.Errorf("%d transfers for a client that has stalled", n)
+		}
+		close(stop)
+		if err := <-ended; err == nil {
+			t.Error("the output has come as if nothing was")
+		}
+	})
+}

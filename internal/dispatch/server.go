@@ -44,7 +44,7 @@ type Limits struct {
 	// the client is told of it, in bytes; 256 MiB. Larger ones stream from the
 	// builder.
 	SpooledOutput uint64
-	// Stall bounds waiting for the next bytes of a client that keeps a slot or
+	// Stall bounds waiting for the next bytes of a client that keeps a slot, a transfer or
 	// room in the spool from others; 5 min.
 	Stall time.Duration
 	// Silence is how long a build may say nothing, Duration how long it may take,
