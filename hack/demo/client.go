@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +48,7 @@ func (d *demo) startDispatcher(ctx context.Context) error {
 		"--volume="+sharedVolume,
 		"--client-path="+nixlab.VolumePath,
 		"--spool-dir=spool",
+		"--status-address=127.0.0.1:0",
 	)
 	if err != nil {
 		return err
@@ -150,6 +152,9 @@ func (d *demo) showBuilds(ctx context.Context) error {
 	return nil
 }
 
+// statusPage is where the dispatcher says in its log that it serves its status page.
+var statusPage = regexp.MustCompile(`msg="Serving status page" address=(\S+)`)
+
 // explain says how to look around once the demo has returned.
 func (d *demo) explain() {
 	d.screen.step("Everything is left running")
@@ -157,6 +162,11 @@ func (d *demo) explain() {
 	d.screen.command("export KUBECONFIG=" + filepath.Join(d.dir, "kubeconfig") + " PATH=" + filepath.Dir(d.cluster.Kubectl()) + ":$PATH")
 	d.screen.command("kubectl get nixbuilders; kubectl describe nixbuilder " + d.builders[len(d.builders)-1].Name())
 	d.screen.command("kubectl get events; kubectl get configmap nix-machines -o yaml")
+	if log, err := os.ReadFile(d.dispatcher.log); err == nil {
+		if served := statusPage.FindSubmatch(log); served != nil {
+			d.screen.say("Look at what the dispatcher does: http://%s", served[1])
+		}
+	}
 	d.screen.say("Log in to the machines:")
 	for _, host := range d.hosts() {
 		if enter, err := host.EnterCommand(); err == nil {
