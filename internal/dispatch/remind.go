@@ -15,7 +15,7 @@ const reminder = 30 * time.Second
 // doing tells the user now and then, from the first reminder on, what a builder is
 // about, until done is called. The text completes "builder mac/mac-2 ".
 func (s *supplier) doing(builder, text string) (done func()) {
-	began := time.Now()
+	say, began := s.say, time.Now()
 	stop := make(chan struct{})
 	go func() {
 		ticker := time.NewTicker(reminder)
@@ -26,7 +26,7 @@ func (s *supplier) doing(builder, text string) (done func()) {
 				return
 			case now := <-ticker.C:
 				// Late lines are dropped; a client that is gone is noticed by others.
-				if s.say(fmt.Sprintf("builder %s %s, for %v now", builder, text, now.Sub(began).Round(time.Second))) != nil {
+				if say(fmt.Sprintf("builder %s %s, for %v now", builder, text, now.Sub(began).Round(time.Second))) != nil {
 					return
 				}
 			}
