@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
@@ -28,15 +27,13 @@ type builder struct {
 	events *events
 	// using is held while something is done to the builder.
 	using sync.Mutex
-	// collections counts runs of the garbage collector, collected the paths that
-	// they have deleted.
-	collections, collected atomic.Int64
-
-	mu sync.Mutex
+	mu    sync.Mutex
 	// network is that of the last boot. Holding it lets the kernel end the
 	// connections of processes that were killed in an orderly way, however slow
 	// the line is.
 	network *os.File
+	// collects is set once garbage is collected there.
+	collects bool
 	// kills has the times at which the builder was killed.
 	kills []time.Time
 }
@@ -82,7 +79,14 @@ func (b *builder) plug(ctx context.Context) error {
 
 // restart boots the builder with the store that it had.
 func (b *builder) restart(ctx context.Context) error {
-	return errors.Join(b.Restart(ctx), b.plug(ctx))
+	err := errors.Join(b.Restart(ctx), b.plug(ctx))
+	b.mu.Lock()
+	collects := b.collects
+	b.mu.Unlock()
+	if collects && err == nil {
+		err = b.collect(ctx)
+	}
+	return err
 }
 
 // kill ends all processes of the builder at once. Connections end with them.
@@ -169,25 +173,25 @@ func (b *builder) hangUp(ctx context.Context) error {
 	return err
 }
 
-// collectGarbage runs the garbage collector again and again until ctx ends. A
-// collection may fail: the builder goes down, or its disk is full.
-func (b *builder) collectGarbage(ctx context.Context, pause time.Duration) {
-	ticker := time.NewTicker(pause)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if _, err := b.PID(); err != nil {
-			continue
-		}
-		output, err := b.Exec(ctx, "sh", "-c", "nix-store --gc 2>&1")
-		if err != nil {
-			continue
-		}
-		b.collections.Add(1)
-		b.collected.Add(int64(strings.Count(output, "deleting '/nix/store/")))
-	}
+// collector is the garbage collector, again and again. It runs on the builder itself,
+// so that it is stopped, and goes on, with everything else there.
+const collector = `(while [ ! -e /tmp/no-collections ]; do
+	nix-store --gc 2>&1 && echo collected
+	sleep 0.7
+done) >>/var/log/lab/collections </dev/null 2>&1 &`
+
+// collect starts the collector, now and after every boot.
+func (b *builder) collect(ctx context.Context) error {
+	b.mu.Lock()
+	b.collects = true
+	b.mu.Unlock()
+	_, err := b.Exec(ctx, "sh", "-c", collector)
+	return err
+}
+
+// endCollections stops the collector and returns how often it has run to its end since
+// the beginning, and how many paths it took.
+func (b *builder) endCollections(ctx context.Context) (runs, paths int, err error) {
+	text, err := b.Exec(ctx, "sh", "-c", "touch /tmp/no-collections; cat /var/log/lab/collections")
+	return strings.Count(text, "collected\n"), strings.Count(text, "deleting '/nix/store/"), err
 }

@@ -53,11 +53,12 @@ func chaos(t *testing.T, builders []nixlab.Version, seed uint64, duration time.D
 	t.Logf("seed %d: repeat with -seed=%d -duration=%v", seed, *seedFlag, *durationFlag)
 	w := newWorld(t, worldOptions{builders: builders, clients: nixlab.Versions(), slots: 2})
 	before := w.settle(t, usage{})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
+	ctx := t.Context()
 	var group sync.WaitGroup
 	for _, b := range w.builders {
-		group.Go(func() { b.collectGarbage(ctx, 700*time.Millisecond) })
+		if err := b.collect(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	crowd := &crowd{w: w, until: time.Now().Add(duration), seed: seed}
 	for i := range w.clients {
@@ -67,8 +68,6 @@ func chaos(t *testing.T, builders []nixlab.Version, seed uint64, duration time.D
 		t.Error(err)
 	}
 	w.events.note("harness: no more faults")
-	crowd.wait()
-	cancel()
 	group.Wait()
 
 	if len(crowd.problems) > 0 {
@@ -81,8 +80,9 @@ func chaos(t *testing.T, builders []nixlab.Version, seed uint64, duration time.D
 		t.Errorf("only %d graphs were built", crowd.graphs)
 	}
 	for _, b := range w.builders {
-		t.Logf("%s: %d garbage collections took %d paths", b.Name(), b.collections.Load(), b.collected.Load())
-		if b.collections.Load() == 0 {
+		runs, paths, err := b.endCollections(t.Context())
+		t.Logf("%s: %d garbage collections took %d paths (%v)", b.Name(), runs, paths, err)
+		if err != nil || runs == 0 {
 			t.Errorf("the garbage collector never ran on %s", b.Name())
 		}
 	}
@@ -96,9 +96,8 @@ type crowd struct {
 	until time.Time
 	seed  uint64
 
-	building sync.WaitGroup
-	mu       sync.Mutex
-	built    []graph
+	mu    sync.Mutex
+	built []graph
 	// graphs and derivations count what was built and found right.
 	graphs, derivations int
 	// problems are the names of graphs that went wrong.
@@ -107,8 +106,6 @@ type crowd struct {
 
 // build has one client build graph after graph until the time is up.
 func (c *crowd) build(ctx context.Context, number int) {
-	c.building.Add(1)
-	defer c.building.Done()
 	random := rand.New(rand.NewPCG(c.seed, uint64(100+number)))
 	for i := 0; time.Now().Before(c.until) && !c.hopeless(); i++ {
 		name := fmt.Sprintf("s%d-c%d-g%d", c.seed, number+1, i)
@@ -156,9 +153,6 @@ func (c *crowd) hopeless() bool {
 	defer c.mu.Unlock()
 	return len(c.problems) >= maxProblems
 }
-
-// wait returns once no client builds any more.
-func (c *crowd) wait() { c.building.Wait() }
 
 // orphans counts how often a derivation was built although the only builder that
 // had built one of its inputs was killed in between.
