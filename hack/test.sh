@@ -14,9 +14,9 @@ list() { go list ./... | grep -E "$@" || true; }
 case ${1:-} in
 # test/scale measures and takes its time: make scale.
 all) packages=$(list -v '/test/scale$') ;;
-unit) packages=$(list -v '/test/(chart|envtest|integration|nixlab|e2e|chaos|bench|scale)(/|$)') ;;
+unit) packages=$(list -v '/test/(chart|envtest|integration|nixlab|e2e|chaos|diagnosis|bench|scale)(/|$)') ;;
 integration) packages=$(list '/test/(chart|envtest|integration)(/|$)') ;;
-e2e) packages=$(list '/test/(nixlab|e2e|chaos|bench)(/|$)') ;;
+e2e) packages=$(list '/test/(nixlab|e2e|chaos|diagnosis|bench)(/|$)') ;;
 *)
 	sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2
 	exit 2

@@ -23,7 +23,7 @@ const (
 	// canaryRetry is the least time between two canaries whatever happens, and the
 	// first wait after one that did not pass; each further one doubles the wait, up
 	// to maxCanaryRetry.
-	canaryRetry    = time.Minute
+	canaryRetry    = 30 * time.Second
 	maxCanaryRetry = 5 * time.Minute
 	// canaryPatience bounds the builds for all systems of a canary together.
 	canaryPatience = time.Minute

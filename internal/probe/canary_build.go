@@ -161,8 +161,9 @@ func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system stri
 		return inconclusive(system, "nix-daemon reports an output that the build does not make")
 	case result.Status == daemon.StatusTransientFailure && ran:
 		// Nix takes a failure for one of the disk where little of it is free.
-		return canaryVerdict{system: system, status: StatusFalse, cause: causeDisk, text: plainWords(result.ErrorMessage)}
+		return canaryVerdict{system: system, status: StatusFalse, cause: causeDisk, text: "lack of free disk space"}
 	default:
-		return judge(system, build.derivation.Builder, result.ErrorMessage)
+		// The word is another one each time, and messages are not to vary.
+		return judge(system, build.derivation.Builder, strings.ReplaceAll(result.ErrorMessage, build.word, ""))
 	}
 }

@@ -234,13 +234,14 @@ func TestCanariesDue(t *testing.T) {
 		status   Status
 	}{
 		{pass, 54 * time.Minute, StatusTrue}, // an hour less a tenth
-		{refute, time.Minute, StatusFalse},
-		{nothing, 2 * time.Minute, StatusFalse}, // still refuted
+		{refute, 30 * time.Second, StatusFalse},
+		{nothing, time.Minute, StatusFalse}, // still refuted
+		{refute, 2 * time.Minute, StatusFalse},
 		{refute, 4 * time.Minute, StatusFalse},
 		{refute, 5 * time.Minute, StatusFalse},
 		{refute, 5 * time.Minute, StatusFalse},
 		{pass, 54 * time.Minute, StatusTrue},
-		{nothing, time.Minute, StatusUnknown},
+		{nothing, 30 * time.Second, StatusUnknown},
 	}
 	for i, step := range steps {
 		c.update(slices.Clone(step.verdicts), "2.34.8", start, 0)

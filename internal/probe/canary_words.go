@@ -49,7 +49,7 @@ func canarySayings() []struct {
 	}{
 		{causeSystem, []string{"platform mismatch", "is required to build", "required system"}},
 		{causeEmulation, []string{"exec format error", "bad cpu type"}},
-		{causeJobs, []string{"unable to start any build"}},
+		{causeJobs, []string{"unable to start any build", "max-jobs"}},
 		{causeUsers, []string{"build users group", "build-users-group", "build user"}},
 		{causeDisk, []string{
 			"no space left", "disk is full", "disk full", "free disk space", "read-only file system", "disk quota",
@@ -97,26 +97,30 @@ func judge(system, program, message string) canaryVerdict {
 }
 
 // plainWords picks what tells most of a message of several lines: the last line of
-// the build's log, else the reason, else the first line.
+// the build's log, else the reason, else the last error, else the first line that does
+// not only say where an error was met.
 func plainWords(message string) string {
 	message = hashes().ReplaceAllString(withoutColours(message), "")
-	first, reason, logged := "", "", ""
+	first, failure, reason, logged := "", "", "", ""
 	for line := range strings.Lines(message) {
 		line = strings.TrimSpace(line)
 		text, isLog := strings.CutPrefix(line, "> ")
-		text = strings.TrimSpace(strings.TrimPrefix(text, "error:"))
+		text, isError := strings.CutPrefix(text, "error:")
+		text = strings.TrimSpace(text)
 		switch {
 		case text == "":
 		case isLog:
 			logged = text
-		case first == "":
+		case isError:
+			failure = text
+		case first == "" && !strings.HasPrefix(text, "…"):
 			first = text
 		}
 		if text, ok := strings.CutPrefix(line, "Reason:"); ok {
 			reason = strings.TrimSpace(text)
 		}
 	}
-	for _, text := range []string{logged, reason} {
+	for _, text := range []string{logged, reason, failure} {
 		if text != "" {
 			return text
 		}

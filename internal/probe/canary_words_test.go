@@ -66,6 +66,14 @@ func TestJudge(t *testing.T) {
 			message:   red + "error:" + off + "\n       Unable to start any build;\n       either increase '--max-jobs' or enable remote builds.\n",
 			wantCause: causeJobs, wantText: "Unable to start any build;",
 		},
+		"no jobs, 2.34": {
+			message:   "Cannot build '" + drv + "'.\nReason: " + red + "local builds are disabled" + off + " (max-jobs = 0)\n",
+			wantCause: causeJobs, wantText: "local builds are disabled (max-jobs = 0)",
+		},
+		"with a trace": {
+			message:   red + "error:" + off + "\n       … while setting up the build environment\n\n       " + red + "error:" + off + " getting attributes of path '/opt/sandbox': No such file or directory",
+			wantCause: causeSandbox, wantText: "getting attributes of path '/opt/sandbox': No such file or directory",
+		},
 		"full": {
 			message: "error: writing to file: No space left on device", wantCause: causeDisk,
 			wantText: "writing to file: No space left on device",
