@@ -75,6 +75,9 @@ type collector struct {
 	drv       *daemon.BasicDerivation
 	// delivery has the outputs that were taken. It is nil once it was delivered.
 	delivery *delivery
+	// apart is the session over which outputs are fetched that do not come with the build;
+	// nil as long as none was needed.
+	apart Builder
 	// into is where the latest output goes; nil if it goes nowhere.
 	into *spoolWriter
 	// returning ends the reminder of what is done.
@@ -101,7 +104,18 @@ func (c *collector) take(info daemon.PathInfo) (io.Writer, error) {
 		}
 		stays = true
 	}
-	if err := c.keep(outputPaths(c.drv, nil)...); err != nil {
+	err := c.keep(outputPaths(c.drv, nil)...)
+	if err == nil && !stays {
+		c.apart, err = c.server.opts.Builders.OpenBulk(c.ctx, c.placement.builder)
+	}
+	if isLost(err) && !stays {
+		// The builder gives no other session, now or ever, but this one works.
+		if into, err := c.create(&info); err == nil {
+			c.into = into
+			return into, nil
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if stays {
@@ -194,12 +208,14 @@ func (c *collector) rest(from Builder, paths []string) error {
 		return nil
 	}
 	c.enter(PhaseAnswering)
-	if from == nil {
+	if from == nil && c.apart == nil {
 		var err error
-		if from, err = c.server.opts.Builders.OpenBulk(c.ctx, c.placement.builder); err != nil {
+		if c.apart, err = c.server.opts.Builders.OpenBulk(c.ctx, c.placement.builder); err != nil {
 			return err
 		}
-		defer from.Close()
+	}
+	if from == nil {
+		from = c.apart
 	}
 	for _, path := range paths {
 		if err := c.fetch(from, path); err != nil {
@@ -250,6 +266,9 @@ func (c *collector) deliver() *delivery {
 func (c *collector) end() {
 	if c.into != nil {
 		c.into.to.Abort()
+	}
+	if c.apart != nil {
+		c.apart.Close()
 	}
 	if c.delivery != nil {
 		c.delivery.release()

@@ -59,6 +59,51 @@ func TestBuilderThatIsTakenAway(t *testing.T) {
 	}
 }
 
+// A builder that gives no further session finishes what it runs, large outputs included.
+func TestLargeOutputOfBuilderThatIsTakenAway(t *testing.T) {
+	tests := map[string]func(r *rig, one, two *machine){
+		"gone from the file": func(r *rig, _, two *machine) { r.use(two) },
+		"down, but for the build": func(r *rig, one, _ *machine) {
+			one.mu.Lock()
+			one.refuse = errDown
+			one.mu.Unlock()
+			r.connect(2, "x86_64-linux.1").ask(false, newFile("a", "A")) // it will not answer
+			time.Sleep(time.Minute)
+			if b := r.ledger.Snapshot().Builders[0]; b.Down == "" {
+				r.t.Errorf("%s is not down", b.ID)
+			}
+		},
+	}
+	for name, take := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				finish := make(chan struct{})
+				one := newMachine(t, "one", daemontest.Options{
+					Before: on(daemon.OpQueryValidPaths, after(time.Hour)),
+					Build: func(ctx context.Context, b *daemontest.Build) *daemon.BuildResult {
+						<-finish
+						return sized(inlineOutput+1)(ctx, b)
+					},
+				}, slots(8))
+				two := newMachine(t, "two", daemontest.Options{})
+				r := newRig(t, rigOptions{builders: []*machine{one, two}, spool: 1 << 30})
+				c := r.connect(1, "x86_64-linux.0")
+				d := newDerivation("out")
+				built := c.inBackground(t.Context(), d)
+				time.Sleep(time.Second)
+				take(r, one, two)
+				close(finish)
+				if got := <-built; got.err != nil || !got.Status.Success() {
+					t.Fatalf("%+v", got)
+				}
+				if n := len(c.fetch(d.Outputs[0].Path)); n <= inlineOutput || len(two.Builds()) != 0 {
+					t.Errorf("%d bytes of output, %d builds elsewhere", n, len(two.Builds()))
+				}
+			})
+		})
+	}
+}
+
 // A build whose builder is lost while the dispatcher shuts down is not begun again.
 func TestLossWhileShuttingDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
