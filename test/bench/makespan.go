@@ -123,7 +123,7 @@ func (r *run) makespan(ctx context.Context, s *site) error {
 			}
 			r.add("slots_exceeded", s, w.name, float64(busy.exceeded(slots)))
 			for i, most := range busy.most() {
-				r.add(fmt.Sprintf("most_running_slots%d", slots[i]), s, w.name, float64(most))
+				r.add(fmt.Sprint(figures.MostRunning, slots[i]), s, w.name, float64(most))
 			}
 			r.keep(s, w.name, busy)
 		}

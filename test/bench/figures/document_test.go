@@ -18,6 +18,7 @@ func example() Document {
 	series := seriesOf("trivial_loopback", "2.8.0", map[string][]float64{Direct: {1, 1, 1}, Dispatcher: {0.25, 0.5, 0.3}})
 	series.Add("slots_exceeded", "2.8.0", Dispatcher, 0)
 	series.Add(CPU+"trivial_loopback", "2.8.0", Process, 0.01)
+	series.Add(MostRunning+"4", "2.8.0", Direct, 9)
 	series.Add("trivial_rtt20", "2.8.0", Dispatcher, 0.2)
 	series.Add("trivial_rtt80", "2.8.0", Dispatcher, 0.5)
 	return Document{
@@ -123,7 +124,7 @@ func TestMerge(t *testing.T) {
 		Series:   seriesOf("chain_loopback", "2.26.3", map[string][]float64{Direct: {1}}),
 	}
 	got := example().Merge(newer)
-	if len(got.Versions) != 2 || len(got.Sections) != 2 || len(got.Lines) != 1 || len(got.Series) != 6 || got.KillsPerPhase == nil {
+	if len(got.Versions) != 2 || len(got.Sections) != 2 || len(got.Lines) != 1 || len(got.Series) != 7 || got.KillsPerPhase == nil {
 		t.Errorf("something is lost: %+v", got)
 	}
 }
@@ -138,6 +139,7 @@ func TestMarkdown(t *testing.T) {
 		"`slots_exceeded` | 0 | 0 – 0 | 1 | 2.8.0 | ≤ 0 | reached |",
 		"| trivial, loopback | 2.8.0 | 1 | | 0.300 | | | | | 0.0100 |",
 		"| trivial | 2.8.0 | | | 5.0 |",
+		"| 4 | 2.8.0 | 9 | |",
 		"Building 8",
 	} {
 		if !strings.Contains(text, want) {

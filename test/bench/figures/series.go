@@ -34,6 +34,10 @@ const (
 // during a scenario.
 const CPU = "cpu_"
 
+// MostRunning begins the names of series with the most builds seen at once on a
+// builder during the makespan; the number of its slots follows.
+const MostRunning = "most_running_slots"
+
 // AnyNix stands for the Nix version of what has nothing to do with Nix.
 const AnyNix = "any"
 

@@ -37,8 +37,10 @@ func (d Document) Markdown() string {
 	fmt.Fprintf(&out, "Round trips as seen by a TCP connection: %s.\n\n", d.lines())
 	out.WriteString(d.figureTable())
 	out.WriteString("\n" + d.seriesTable())
-	if trips := d.tripTable(); trips != "" {
-		out.WriteString("\n" + trips)
+	for _, table := range []string{d.tripTable(), d.mostTable()} {
+		if table != "" {
+			out.WriteString("\n" + table)
+		}
 	}
 	if len(d.KillsPerPhase) > 0 {
 		out.WriteString("\nKills by the phase of the build: " + d.phases() + ".\n")
@@ -154,6 +156,32 @@ func (d Document) tripTable() string {
 		return ""
 	}
 	return "| Round trips waited for | Nix | direct | floor | dispatcher |\n|---|---|--:|--:|--:|\n" + rows.String()
+}
+
+// mostTable tells how many builds ran at once on builders of so many slots.
+func (d Document) mostTable() string {
+	var rows strings.Builder
+	for _, scenario := range slices.Sorted(maps.Keys(d.Series)) {
+		slots, ok := strings.CutPrefix(scenario, MostRunning)
+		if !ok {
+			continue
+		}
+		for _, nix := range slices.SortedFunc(maps.Keys(d.Series[scenario]), CompareNix) {
+			fmt.Fprintf(&rows, "| %s | %s |", slots, nix)
+			for _, way := range []string{Direct, Dispatcher} {
+				cell := ""
+				if samples := d.Series[scenario][nix][way]; len(samples) > 0 {
+					cell = " " + number(Summarize(samples).Max)
+				}
+				rows.WriteString(cell + " |")
+			}
+			rows.WriteString("\n")
+		}
+	}
+	if rows.Len() == 0 {
+		return ""
+	}
+	return "| Most builds at once: slots of the builder | Nix | direct | dispatcher |\n|--:|---|--:|--:|\n" + rows.String()
 }
 
 // timed lists the scenarios whose samples are wall times, in order.
