@@ -50,8 +50,9 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 // Size returns how many bytes of the NAR have been delivered.
 func (r *Reader) Size() int64 { return r.n }
 
-// fill makes sure that at least one byte is ready; io.EOF is the NAR's end.
-func (r *Reader) fill() error {
+// fill makes sure that at least one byte is ready, or as many bytes of a file's
+// contents as asked for, if there are as many; io.EOF is the NAR's end.
+func (r *Reader) fill(contents int64) error {
 	for r.ready == 0 {
 		if r.err != nil {
 			return r.err
@@ -60,7 +61,7 @@ func (r *Reader) fill() error {
 			r.err = io.EOF
 			return r.err
 		}
-		b, err := r.src.Window(r.parser.need())
+		b, err := r.src.Window(max(r.parser.need(), int(min(r.parser.content, contents))))
 		if err != nil {
 			r.err = r.short(err)
 			return r.err
@@ -105,7 +106,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		}
 		return n, r.err
 	}
-	if err := r.fill(); err != nil {
+	if err := r.fill(1); err != nil {
 		return 0, err
 	}
 	b, err := r.src.Window(1)
@@ -117,12 +118,13 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo: bytes go from the source's buffer to dst in
-// pieces as large as arrive.
+// WriteTo implements io.WriterTo: bytes go from the source's buffer to dst. Contents
+// of large files go in pieces of its size, so that everything behind dst is not woken
+// for each piece that arrives.
 func (r *Reader) WriteTo(dst io.Writer) (int64, error) {
 	start := r.n
 	for {
-		if err := r.fill(); err != nil {
+		if err := r.fill(wire.BufferSize); err != nil {
 			if err == io.EOF {
 				return r.n - start, nil
 			}
