@@ -5,9 +5,14 @@ package dispatch
 
 import (
 	"context"
+	"fmt"
 
 	"nixbuilder.io/nix-builder-operator/internal/spool"
 )
+
+// maxInputs bounds the store paths that a client can name on one connection. Closures of
+// whole systems have some ten thousand.
+const maxInputs = 100_000
 
 // inputs are the store paths that a client has named or uploaded, with pins on
 // those that are in the spool. It belongs to one session and is not safe for
@@ -40,6 +45,20 @@ func (in *inputs) add(path string) bool {
 		in.present[path] = in.present[path] || pin != nil
 	}
 	return pin != nil
+}
+
+// admit fails if more paths would be too many.
+func (in *inputs) admit(more ...string) error {
+	n := len(in.paths)
+	for _, path := range more {
+		if _, known := in.pins[path]; !known {
+			n++
+		}
+	}
+	if n > maxInputs {
+		return fmt.Errorf("the client has named more than %d store paths as inputs, which is the most that the dispatcher keeps for a connection", maxInputs)
+	}
+	return nil
 }
 
 // put makes the path of a pin an input. The pin is released with the others.

@@ -52,6 +52,9 @@ func (s *session) buildDerivation(r *daemon.BuildDerivation) error {
 // join returns the job of an equal build that is under way, or starts one. The caller
 // leaves it.
 func (s *session) join(ctx context.Context, r *daemon.BuildDerivation) (*job, *journal.Follower, error) {
+	if err := s.supplier.inputs.admit(r.Derivation.InputSources...); err != nil {
+		return nil, nil, err
+	}
 	identity, err := s.supplier.identity(ctx, r)
 	if err != nil {
 		return nil, nil, err

@@ -22,6 +22,9 @@ func (s *session) queryValidPaths(r *daemon.QueryValidPaths) error {
 	ctx, stop := s.daemon.WatchHangup(s.ctx)
 	defer stop()
 	paths := distinct(r.Paths)
+	if err := s.supplier.inputs.admit(paths...); err != nil {
+		return err
+	}
 	s.supplier.locate(ctx, paths, r.Substitute)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -178,3 +178,32 @@ func TestTardiness(t *testing.T) {
 		}
 	})
 }
+
+// The memory that a client can make the dispatcher use has a bound, however many requests
+// it sends.
+func TestTooManyInputs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rigOptions{builders: []*machine{newMachine(t, "one", daemontest.Options{})}})
+	c := r.connect(1, "x86_64-linux.0")
+	paths := make([]string, maxInputs+1)
+	for i := range paths {
+		paths[i] = fmt.Sprintf("/nix/store/%032d-x", i)
+	}
+	const refusal = "more than 100000 store paths"
+	for range 2 { // what was named before counts once
+		if _, err := c.QueryValidPaths(t.Context(), paths[:maxInputs], false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := newFile("last", "L")
+	d := newDerivation("out")
+	d.InputSources = paths[maxInputs:]
+	_, asked := c.QueryValidPaths(t.Context(), paths[maxInputs:], false, nil)
+	_, built := c.build(d)
+	for name, err := range map[string]error{"question": asked, "upload": c.send(last), "build": built} {
+		if err == nil || !strings.Contains(err.Error(), refusal) {
+			t.Errorf("%s: %v, want %q", name, err, refusal)
+		}
+	}
+	c.mustBuild(newDerivation("out"))
+}

@@ -41,6 +41,9 @@ func (s *session) addMultipleToStore(r *daemon.AddMultipleToStore) error {
 
 // receive takes one path of an upload.
 func (s *session) receive(info *daemon.PathInfo, archive io.Reader) error {
+	if err := s.supplier.inputs.admit(info.Path); err != nil {
+		return err
+	}
 	if s.supplier.inputs.add(info.Path) {
 		s.supplier.foresee(s.supplier.ahead(*info))
 		return nil // another session was faster; Next skips the archive
