@@ -94,7 +94,7 @@ func barOf(samples []float64, convert func(float64) float64) *plot.Bar {
 func (r *run) drawTimelines(version nixlab.Version) []byte {
 	var steps plot.Steps
 	for _, slots := range makespanSlots() {
-		steps.Panels = append(steps.Panels, plot.Panel{Title: fmt.Sprintf("%d slots", slots), Limit: float64(slots)})
+		steps.Panels = append(steps.Panels, plot.Panel{Title: fmt.Sprintf("builder of %d", slots), Limit: float64(slots)})
 	}
 	for _, way := range seriesOf(figures.Direct, figures.Dispatcher) {
 		for _, t := range r.timelines {

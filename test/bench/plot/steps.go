@@ -3,6 +3,8 @@
 
 package plot
 
+import "math"
+
 // Steps is a plot of counts over time, in panels one below the other.
 type Steps struct {
 	Title  string
@@ -66,6 +68,7 @@ func (c *canvas) panel(panel Panel, series []Series, x axis, top float64) {
 		}
 	}
 	y := newAxis(most, top+panelHeight, top)
+	y.step = max(1, math.Round(y.step)) // there are no halves of builds
 	c.text(leftMargin, top-5, "start", panel.Title)
 	for _, tick := range y.ticks() {
 		c.line(leftMargin, y.at(tick), x.end, y.at(tick), faint)
