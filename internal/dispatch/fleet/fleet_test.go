@@ -262,11 +262,11 @@ func TestIdleSessions(t *testing.T) {
 		m := newMachine(t, daemontest.Options{})
 		f, _ := newFleet(t, m)
 		s := open(t, f)
-		s.Keep()
+		s.Reuse()
 		if again := open(t, f); again != s {
 			t.Error("an idle session was not used again")
 		}
-		s.Keep()
+		s.Reuse()
 		time.Sleep(idleAge + time.Second)
 		synctest.Wait()
 		if again := open(t, f); again == s {
@@ -334,7 +334,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		f, _ := newFleet(t, m)
 		s := open(t, f)
 		defer s.Close()
-		open(t, f).Keep()
+		open(t, f).Reuse()
 		f.Close()
 		if _, open := m.counts(); open != 0 {
 			t.Errorf("%d connections are open after Close", open)

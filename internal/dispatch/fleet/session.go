@@ -61,9 +61,6 @@ type Session struct {
 	expiry *time.Timer
 }
 
-// Builder is the ID of the builder.
-func (s *Session) Builder() string { return s.host.id }
-
 // Close ends the session; what the daemon does for it is interrupted. It does not
 // block. A build that is interrupted in its first moments is hung up on only after
 // them, because the daemon would miss it; until Closed tells, it may still run.
@@ -89,11 +86,11 @@ func (s *Session) hangUp() {
 	h.pool.count(-s.count)
 	s.count = 0
 	h.mu.Unlock()
-	if s.release != nil {
-		s.release()
-	}
 	if s.link.bulk {
 		h.warm(s.link)
+	}
+	if s.release != nil {
+		s.release() // whoever waits for that finds the connection
 	}
 	end := s.line.wind()
 	if end == nil || !h.fleet.spawn(func() {
@@ -111,10 +108,6 @@ func (s *Session) settle() {
 	}
 	close(s.closed)
 }
-
-// Keep gives a session back that has only answered questions, for use by another.
-// A session that has failed, or is too old, is closed by it.
-func (s *Session) Keep() { s.Reuse() }
 
 // Reuse gives a session back whose last call has ended, for another build. One that
 // has failed, or has served for long enough, is closed by it. The caller may rely
