@@ -48,8 +48,8 @@ func sections() []section {
 		return section{name: name, runs: map[string]int{loopback.name: runs, lossy.name: runs}, measure: measure}
 	}
 	return []section{
-		everywhere("trivial", trivial(), 7, 3, 5),
-		everywhere("parallel", parallel(), 3, 2, 2),
+		everywhere("trivial", trivial(), 7, 3, 4),
+		everywhere("parallel", parallel(), 4, 1, 1),
 		everywhere("chain", chain(), 3, 1, 2),
 		once("transfer", 2, (*run).transfer),
 		once("lossy", 1, (*run).lossyTransfer),
