@@ -19,8 +19,9 @@ type fault struct {
 	name string
 	// begin and end do it and undo it; end may be nil. They note it in the events.
 	begin, end func(context.Context, *world, *builder) error
-	// list is set for what happens to no builder but to their list.
-	list bool
+	// list is set for what happens to no builder but to their list, all for what
+	// happens to every builder at once; both are called without a builder.
+	list, all bool
 	// long is set for what is worth lasting until the dispatcher gives the
 	// builder up.
 	long bool
@@ -34,6 +35,7 @@ var faults = []fault{
 		b.kill("")
 		return b.revive(ctx)
 	}},
+	{name: "all killed", all: true, long: true, begin: killAll, end: reviveAll},
 	{name: "stopped", long: true,
 		begin: taking((*builder).StopProcesses, "stopped, all of it"), end: giving((*builder).ContinueProcesses, "goes on")},
 	{name: "daemon stopped", long: true,
@@ -99,6 +101,17 @@ var faults = []fault{
 
 func revive(ctx context.Context, _ *world, b *builder) error { return b.revive(ctx) }
 
+func killAll(_ context.Context, w *world, _ *builder) error {
+	for _, b := range w.builders {
+		b.kill("with all others")
+	}
+	return nil
+}
+
+func reviveAll(ctx context.Context, w *world, _ *builder) error {
+	return sideBySide(len(w.builders), func(i int) error { return w.builders[i].revive(ctx) })
+}
+
 func taking(f func(*builder) error, what string) func(context.Context, *world, *builder) error {
 	return func(_ context.Context, _ *world, b *builder) error {
 		b.events.down(b.Name(), what)
@@ -150,55 +163,69 @@ func killAuthor(ctx context.Context, w *world, b *builder) error {
 type step struct {
 	at, lasts time.Duration
 	fault     fault
-	builder   int // index; -1 for a fault of the list
+	builder   int // index; -1 for a fault of the list or of all
+}
+
+// pace says how close faults are to each other, and how long they last.
+type pace struct {
+	gap, stay time.Duration
+	// far is how long some of those last that are worth it; 0 for none.
+	far time.Duration
+}
+
+func paceOf(duration time.Duration) pace {
+	if duration < time.Minute {
+		return pace{gap: 250 * time.Millisecond, stay: 1500 * time.Millisecond}
+	}
+	return pace{gap: time.Second, stay: 6 * time.Second, far: 40 * time.Second}
 }
 
 // plan lays out faults for a time. At every moment it leaves at least one builder
-// alone: while that works, no build may be lost.
+// alone, or all are down at once and builds have to wait.
 func plan(seed uint64, duration time.Duration, builders int) []step {
 	random := rand.New(rand.NewPCG(seed, 1))
-	gap, stay, far := 250*time.Millisecond, 1500*time.Millisecond, time.Duration(0)
-	if duration >= time.Minute {
-		gap, stay, far = time.Second, 6*time.Second, 40*time.Second
-	}
+	p := paceOf(duration)
 	var steps []step
 	var deck []int
-	busy := make([]time.Duration, builders) // until when
-	listBusy := time.Duration(0)
-	for at := gap; at < duration; at += gap + rand64(random, 2*gap) {
-		var free []int
-		for i, until := range busy {
-			if until <= at {
-				free = append(free, i)
-			}
-		}
-		if len(free) < 2 {
-			continue
-		}
+	busy := make([]time.Duration, builders+1) // until when; the last is the list's
+	for at := p.gap; at < duration; at += p.gap + drawTime(random, 2*p.gap) {
 		if len(deck) == 0 {
 			deck = random.Perm(len(faults))
 		}
 		f := faults[deck[0]]
-		if f.list && listBusy > at {
+		var free []int
+		for i, until := range busy[:builders] {
+			if until <= at {
+				free = append(free, i)
+			}
+		}
+		if f.list && busy[builders] > at || f.all && len(free) < builders || !f.list && len(free) < 2 {
 			continue
 		}
 		deck = deck[1:]
-		s := step{at: at, fault: f, builder: -1, lasts: stay/4 + rand64(random, stay)}
-		if f.long && far > 0 && random.IntN(3) == 0 {
-			s.lasts = far
+		s := step{at: at, fault: f, builder: -1, lasts: p.stay/4 + drawTime(random, p.stay)}
+		if f.long && p.far > 0 && random.IntN(3) == 0 {
+			s.lasts = p.far
 		}
-		if f.list {
-			listBusy = at + s.lasts
-		} else {
+		var taken []int
+		switch {
+		case f.list:
+			taken = []int{builders}
+		case f.all:
+			taken = free
+		default:
 			s.builder = free[random.IntN(len(free))]
-			busy[s.builder] = at + s.lasts + gap
+			taken = []int{s.builder}
+		}
+		for _, i := range taken {
+			busy[i] = at + s.lasts + p.gap
 		}
 		steps = append(steps, s)
 	}
 	return steps
 }
 
-func rand64(random *rand.Rand, below time.Duration) time.Duration {
+func drawTime(random *rand.Rand, below time.Duration) time.Duration {
 	return time.Duration(random.Int64N(int64(below)))
 }
 
@@ -234,10 +261,14 @@ func (w *world) carryOut(ctx context.Context, steps []step) error {
 // perform does one fault and undoes it.
 func (w *world) perform(ctx context.Context, s step) error {
 	var b *builder
+	for i := range w.builders {
+		if i == s.builder || s.fault.all {
+			w.builders[i].using.Lock()
+			defer w.builders[i].using.Unlock()
+		}
+	}
 	if s.builder >= 0 {
 		b = w.builders[s.builder]
-		b.using.Lock()
-		defer b.using.Unlock()
 	}
 	err := s.fault.begin(ctx, w, b)
 	if s.fault.end == nil {
