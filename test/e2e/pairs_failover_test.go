@@ -37,6 +37,7 @@ var _ = Describe("Failover in every pair of versions", Ordered, func() {
 					gate := "/tmp/" + name
 					build := startBuild(ctx, client, nixlab.Gated(name, gate))
 					dying, other := whichBuilds(build, pair[0], pair[1])
+					Expect(mustList(other)).NotTo(ContainElement(MatchRegexp(built(name+"-needed"))), "the build is not where its input was made")
 					Expect(other.WriteFile(gate, "", 0o644)).To(Succeed())
 					began := time.Now()
 					dying.Kill()

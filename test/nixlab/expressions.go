@@ -117,8 +117,9 @@ func Graph(name string, seconds float64) string {
 }
 
 // Gated builds, once it has said so in its log, only when the file is there on
-// its builder. It needs the result of another build.
+// its builder. It needs the result of another build, of some megabytes, so that
+// it is better built where that is.
 func Gated(name, file string) string {
-	needed := derivation(name+"-needed", "echo needed > $out", "")
-	return derivation(name, fmt.Sprintf("cat $needed; echo waiting at the gate; until [ -e %s ]; do sleep 0.1; done; cat $needed > $out", file), "needed = "+needed+";")
+	needed := derivation(name+"-needed", "head -c 3000000 /dev/zero > $out", "")
+	return derivation(name, fmt.Sprintf("wc -c < $needed; echo waiting at the gate; until [ -e %s ]; do sleep 0.1; done; wc -c < $needed > $out", file), "needed = "+needed+";")
 }
