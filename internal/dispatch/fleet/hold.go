@@ -22,8 +22,6 @@ var errHoldLost = errors.New("the session that held the paths has ended")
 // It is safe for concurrent use.
 type Hold struct {
 	host *host
-	// lost is closed when something that was held may be gone.
-	lost chan struct{}
 
 	// The rest is guarded by the lock of the host's keeping.
 
@@ -31,7 +29,6 @@ type Hold struct {
 	paths map[string]*keeper
 	// keepers are all that the hold rests on.
 	keepers map[*keeper]struct{}
-	broken  bool
 	// released is set for good: nothing would end what a hold rests on after that.
 	released bool
 }
@@ -44,7 +41,7 @@ func (f *Fleet) Hold(ctx context.Context, id string, paths []string) (*Hold, err
 	if h == nil {
 		return nil, &LostError{Builder: id, Err: errGone}
 	}
-	hold := &Hold{host: h, lost: make(chan struct{}), paths: map[string]*keeper{}, keepers: map[*keeper]struct{}{}}
+	hold := &Hold{host: h, paths: map[string]*keeper{}, keepers: map[*keeper]struct{}{}}
 	if err := hold.Add(ctx, paths); err != nil {
 		hold.Release()
 		return nil, err
@@ -93,10 +90,6 @@ func (hd *Hold) Has(path string) bool {
 	k := hd.paths[path]
 	return k != nil && k.err == nil
 }
-
-// Lost is closed when Has may have become false for paths for which it was true:
-// the builder was lost, or its daemon was restarted.
-func (hd *Hold) Lost() <-chan struct{} { return hd.lost }
 
 // Add asks for more paths, and again for those that the hold has not. After Release it
 // does nothing.
@@ -168,17 +161,6 @@ func (hd *Hold) add(ctx context.Context, paths []string) error {
 func (hd *Hold) restOn(k *keeper) {
 	hd.keepers[k] = struct{}{}
 	k.holds[hd] = struct{}{}
-}
-
-// lose notes the end of a keeper, which matters if paths rest on it. The lock is
-// held.
-func (hd *Hold) lose(k *keeper) {
-	for _, kept := range hd.paths {
-		if kept == k && !hd.broken {
-			hd.broken = true
-			close(hd.lost)
-		}
-	}
 }
 
 // Infos asks what the builder knows about paths that the hold has; others are left

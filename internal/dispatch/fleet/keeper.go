@@ -149,9 +149,6 @@ func (k *keeper) stop(err error) {
 	delete(g.keepers, k)
 	k.expiry.Stop()
 	k.cancel()
-	for hold := range k.holds {
-		hold.lose(k)
-	}
 }
 
 // doubt makes new questions go to a new session.

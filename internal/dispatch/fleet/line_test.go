@@ -40,7 +40,7 @@ func TestHangUpWaitsForTheBuildToBegin(t *testing.T) {
 				s := open(t, f)
 				ctx, cancel := context.WithTimeout(t.Context(), tc.after)
 				defer cancel()
-				_, err := s.BuildDerivation(ctx, drvC, &daemon.BasicDerivation{}, nil)
+				_, err := s.BuildOutputs(ctx, drvC, &daemon.BasicDerivation{}, nil, daemon.Outputs{})
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("error = %v", err)
 				}
@@ -96,7 +96,7 @@ func TestEndThatIsNotTold(t *testing.T) {
 		s := open(t, f)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, _ = s.BuildDerivation(ctx, drvC, &daemon.BasicDerivation{}, nil)
+		_, _ = s.BuildOutputs(ctx, drvC, &daemon.BasicDerivation{}, nil, daemon.Outputs{})
 		began := time.Now()
 		s.Close()
 		<-s.Closed()

@@ -17,7 +17,7 @@ import (
 // build lets a session build something.
 func build(t *testing.T, s *Session) {
 	t.Helper()
-	if _, err := s.BuildDerivation(t.Context(), drvC, &daemon.BasicDerivation{}, nil); err != nil {
+	if _, err := s.BuildOutputs(t.Context(), drvC, &daemon.BasicDerivation{}, nil, daemon.Outputs{}); err != nil {
 		t.Fatal(err)
 	}
 }

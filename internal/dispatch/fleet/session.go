@@ -207,22 +207,6 @@ func (s *Session) queryPathInfos(ctx context.Context, paths []string) (infos []*
 	return infos, nil
 }
 
-// BuildDerivation builds. It has no time limit of its own.
-func (s *Session) BuildDerivation(ctx context.Context, drvPath string, drv *daemon.BasicDerivation, sink daemon.MessageSink) (*daemon.BuildResult, error) {
-	var result *daemon.BuildResult
-	var own failure
-	s.builds++
-	done := s.line.build()
-	err := s.within(ctx, 0, &own, func(ctx context.Context) (err error) {
-		result, err = s.client.BuildDerivation(ctx, drvPath, drv, daemon.BuildNormal, own.sink(sink))
-		return err
-	})
-	if err == nil {
-		done()
-	}
-	return result, err
-}
-
 // BuildOutputs builds and fetches outputs, as the method of daemon.Client explains.
 // The build has no time limit of its own; after it, the call fails when the builder
 // sends nothing for a while, not counting the time that outputs needs.

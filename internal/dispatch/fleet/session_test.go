@@ -58,7 +58,7 @@ func TestSessionOperations(t *testing.T) {
 			t.Errorf("NARFromPath = %q, %v", out.Bytes(), err)
 		}
 		var lines int
-		result, err := s.BuildDerivation(ctx, drvC, &daemon.BasicDerivation{}, func(daemon.Message) error { lines++; return nil })
+		result, err := s.BuildOutputs(ctx, drvC, &daemon.BasicDerivation{}, func(daemon.Message) error { lines++; return nil }, daemon.Outputs{})
 		if err != nil || result.ErrorMessage != drvC || lines == 0 {
 			t.Errorf("BuildDerivation = %+v, %v after %d messages", result, err, lines)
 		}
@@ -95,7 +95,7 @@ func TestWhoseFaultItIs(t *testing.T) {
 		},
 		"our sink": {
 			call: func(ctx context.Context, s *Session) error {
-				_, err := s.BuildDerivation(ctx, drvC, &daemon.BasicDerivation{}, func(daemon.Message) error { return ours })
+				_, err := s.BuildOutputs(ctx, drvC, &daemon.BasicDerivation{}, func(daemon.Message) error { return ours }, daemon.Outputs{})
 				return err
 			},
 			own: ours,
