@@ -189,7 +189,7 @@ func (s session) setOptions(settings ...string) {
 	Expect(string(answer)).To(Equal(words(0x616c7473)), "the answer is not the end of messages")
 }
 
-// connect starts the helper on a client, as Nix does.
+// connect starts the helper on a client, as Nix does, and opens a session.
 func (p persona) connect(ctx context.Context, client *nixlab.Client, line string) session {
 	GinkgoHelper()
 	command, err := client.Command(ctx, p.user, nil, append(append([]string{}, p.through...),

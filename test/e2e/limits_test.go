@@ -28,7 +28,7 @@ func describeLimits() {
 			b := newBuilder(ctx, nixlab.BuilderOptions{Name: fmt.Sprintf("limits-b%d", i), Version: version})
 			pair, lines = append(pair, b), append(lines, b.MachinesLine(6))
 		}
-		d = newDispatcherWith([]string{"--max-silent-time=1s", "--build-timeout=2s", "--max-log-size=64Ki"}, lines...)
+		d = newDispatcherWith([]string{"--max-silent-time=2s", "--build-timeout=4s", "--max-log-size=64Ki"}, lines...)
 	}, NodeTimeout(specTimeout))
 
 	// beyond is a build beyond each limit, and the flag that is to be named.
@@ -70,14 +70,14 @@ func describeLimits() {
 
 	It("do not count the time before it has a slot, unless the limit is for that", func(ctx context.Context) {
 		builder := newBuilder(ctx, nixlab.BuilderOptions{Name: "queue-b"})
-		d := newDispatcherWith([]string{"--max-silent-time=1s", "--wait-timeout=2s"}, builder.MachinesLine(1))
+		d := newDispatcherWith([]string{"--max-silent-time=2s", "--wait-timeout=3s"}, builder.MachinesLine(1))
 		client := newClient(ctx, d, nixlab.ClientOptions{Name: "queue-c"})
-		busy := startBuild(ctx, client, nixlab.Commands("queue-busy", "for i in 1 2 3 4 5 6; do echo goes on; sleep 0.5; done; echo > $out"))
+		busy := startBuild(ctx, client, nixlab.Commands("queue-busy", "for i in 1 2 3 4 5 6 7 8 9 10; do echo goes on; sleep 0.5; done; echo > $out"))
 		Eventually(func() int { return buildsRunning(builder) }).WithTimeout(patience).Should(Equal(1))
 		began := time.Now()
 		waiting := startBuild(ctx, client, nixlab.Trivial("queue-waiting"))
-		waiting.expectFailure("waited 2s", "--wait-timeout", "1/1 slots busy")
-		Expect(time.Since(began)).To(BeNumerically(">=", 2*time.Second))
+		waiting.expectFailure("waited 3s", "--wait-timeout", "1/1 slots busy")
+		Expect(time.Since(began)).To(BeNumerically(">=", 3*time.Second))
 		busy.expectSuccess()
 	}, SpecTimeout(specTimeout))
 }
