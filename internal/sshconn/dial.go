@@ -108,6 +108,7 @@ func (a *attempt) run(ctx context.Context) (*Conn, *Error) {
 		return nil, failure
 	}
 	a.watch.enter(StepEstablished)
+	a.watch.joinPackets(client)
 	return newConn(a, ssh.NewClient(client, chans, reqs)), nil
 }
 

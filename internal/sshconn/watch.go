@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // maxHead bounds what is kept, for showing it, of bytes that came before the
@@ -31,6 +33,10 @@ type watchConn struct {
 	// was received.
 	born  time.Time
 	heard atomic.Int64
+
+	// joins is set once packets are written whole. held is the beginning of one.
+	joins atomic.Bool
+	held  []byte
 
 	mu         sync.Mutex
 	step       Step
@@ -131,12 +137,45 @@ func (w *watchConn) scan(p []byte) bool {
 	return false
 }
 
-// Write notes that an answer is due.
+// Write notes that an answer is due. Like the connection of the ssh package it belongs
+// to, it has one writer at a time.
 func (w *watchConn) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	w.answered = false
 	w.mu.Unlock()
-	return w.Conn.Write(p)
+	if w.joins.Load() && len(p) == sshBuffer {
+		w.held = append(w.held, p...)
+		return len(p), nil
+	}
+	if len(w.held) == 0 {
+		return w.Conn.Write(p)
+	}
+	whole := net.Buffers{w.held, p}
+	n, err := whole.WriteTo(w.Conn)
+	n = max(0, n-int64(len(w.held)))
+	w.held = w.held[:0]
+	return int(n), err
+}
+
+// sshBuffer is the size of the ssh package's buffer for writing.
+const sshBuffer = 4096
+
+// joinPackets makes packets larger than the ssh package's buffer go out in one piece:
+// the package writes what fits into its buffer, and then the rest. Halves wake the peer
+// for nothing, and cost a segment.
+//
+// It rests on the second write following the first at once, which it does unless a
+// whole packet is just as large as the buffer. With ciphers that leave the packet's
+// length apart none is: all sizes are four more than a multiple of eight.
+func (w *watchConn) joinPackets(c ssh.Conn) {
+	algorithms, ok := c.(ssh.AlgorithmsConnMetadata)
+	if !ok {
+		return
+	}
+	switch algorithms.Algorithms().Write.Cipher {
+	case ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305:
+		w.joins.Store(true)
+	}
 }
 
 // watched is what a watchConn has seen.
