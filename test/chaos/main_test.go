@@ -23,7 +23,7 @@ import (
 // The defaults are for a run among many other tests.
 var (
 	seedFlag     = flag.Uint64("seed", 2611, "where graphs and faults come from: equal seeds give equal plans")
-	durationFlag = flag.Duration("duration", 8*time.Second, "how long there are faults")
+	durationFlag = flag.Duration("duration", 6*time.Second, "how long there are faults")
 	killsFlag    = flag.Int("kills", 5, "how many builders are killed in known phases")
 	reportFlag   = flag.String("report", "", "`file` for the figures of the kills, as JSON")
 	logsFlag     = flag.String("logs", "", "`directory` for complete logs; failures print them in any case")
