@@ -33,6 +33,8 @@ func TestDroppedConnectionsAreTriedAgain(t *testing.T) {
 		},
 		"login refused": {&sshconn.Error{Kind: sshconn.KindAuthRefused}, 1, "refuses the login"},
 		"refused":       {&sshconn.Error{Kind: sshconn.KindRefused}, 1, "refuses connections"},
+		"stalled":       {&sshconn.Error{Kind: sshconn.KindStalled, Step: sshconn.StepIdentify}, 1, "does not answer"},
+		"timed out":     {&sshconn.Error{Kind: sshconn.KindTimeout, Step: sshconn.StepConnect}, 1, "does not answer"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -126,7 +126,8 @@ func describe(err error) string {
 		return "has an unknown name"
 	case errors.Is(err, errDaemon):
 		return "has no working nix-daemon"
-	case errors.Is(err, errSilent), errors.Is(err, context.DeadlineExceeded):
+	case kind == sshconn.KindSilent, kind == sshconn.KindStalled, kind == sshconn.KindTimeout,
+		errors.Is(err, errSilent), errors.Is(err, context.DeadlineExceeded):
 		return "does not answer"
 	}
 	return "unreachable"
