@@ -37,7 +37,7 @@ func TestFlags(t *testing.T) {
 		"lines":         {[]string{"-max-lines=0"}, "at least 1"},
 		"timeout":       {[]string{"-connect-timeout=0s"}, "positive"},
 		"log size":      {[]string{"-max-log-size=lots"}, "--max-log-size=lots: must be a positive number"},
-		"negative":      {[]string{"-build-timeout=-1s"}, "must not be negative"},
+		"negative":      {[]string{"-build-timeout=-1s"}, "--build-timeout must not be negative"},
 		"client":        {[]string{"-client-timeout=0s"}, "--client-timeout must be positive"},
 		"relative":      {[]string{"-volume=x"}, "absolute"},
 		"unknown":       {[]string{"-x"}, "not defined"},

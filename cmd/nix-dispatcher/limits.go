@@ -6,6 +6,9 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/dispatch"
@@ -30,10 +33,15 @@ func (l *limits) register(flags *flag.FlagSet) {
 }
 
 func (l *limits) check() error {
-	switch {
-	case l.silence < 0 || l.build < 0 || l.wait < 0 || l.orphan < 0:
-		return errors.New("limits must not be negative: 0s means none")
-	case l.client <= 0:
+	flags := map[string]duration{
+		"--max-silent-time": l.silence, "--build-timeout": l.build, "--wait-timeout": l.wait, "--orphan-grace": l.orphan,
+	}
+	for _, name := range slices.Sorted(maps.Keys(flags)) {
+		if flags[name] < 0 {
+			return fmt.Errorf("%s must not be negative: 0s means none", name)
+		}
+	}
+	if l.client <= 0 {
 		return errors.New("--client-timeout must be positive")
 	}
 	return nil

@@ -37,6 +37,9 @@ func serveMetrics(address string, registry *prometheus.Registry, log *slog.Logge
 	if address == "" {
 		return func() {}, nil
 	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, fmt.Errorf("--metrics-address is %q: it must be an address such as :9464", address)
+	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("serve metrics (--metrics-address): %w", err)

@@ -92,3 +92,11 @@ func TestMetricsAddressInUse(t *testing.T) {
 		t.Errorf("error = %v, want one that names the flag", err)
 	}
 }
+
+func TestMetricsAddressWithoutPort(t *testing.T) {
+	t.Parallel()
+	err := run(t.Context(), append(flags(t, t.TempDir()), "-metrics-address=9464"))
+	if err == nil || !strings.Contains(err.Error(), "must be an address such as :9464") {
+		t.Errorf("error = %v, want one that shows an address", err)
+	}
+}

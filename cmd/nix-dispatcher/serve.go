@@ -135,7 +135,7 @@ func serveUntil(ctx context.Context, server *dispatch.Server, listener net.Liste
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
-		log.Warn("Builds were cut short", "error", err)
+		log.Warn("Builds were cut short: they took longer than --shutdown-timeout", "within", grace)
 	}
 	log.Info("Dispatcher stopped", "seconds", time.Since(began).Seconds())
 	return nil
