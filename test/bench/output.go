@@ -89,9 +89,14 @@ func (r *run) write(o output) error {
 	}
 	fmt.Fprintln(r.out, d.Text())
 	if o.page == "" {
+		r.say("Every sample is in %s", o.json)
 		return nil
 	}
-	return r.writePage(o.page, d)
+	if err := r.writePage(o.page, d); err != nil {
+		return err
+	}
+	r.say("Every sample is in %s; the figures and plots of %s are up to date", o.json, o.page)
+	return nil
 }
 
 // writePage brings the documentation up to date.
