@@ -18,6 +18,11 @@ import (
 // ErrServerClosed is returned by Serve after Shutdown.
 var ErrServerClosed = errors.New("dispatch: server closed")
 
+// maxRequest bounds one request of a client in bytes, without archives: a derivation with
+// all its environment, or the list of its inputs, of which each session holds one in
+// memory. Derivations of a mebibyte are rare.
+const maxRequest = 16 << 20
+
 // Pauses after a connection could not be accepted.
 const (
 	firstAcceptPause = 10 * time.Millisecond
@@ -212,5 +217,7 @@ func (s *Server) Connections() int {
 
 // handshake is what clients are told.
 func (s *Server) handshake() daemon.ServerOptions {
-	return daemon.ServerOptions{DaemonVersion: s.opts.Version, Trust: daemon.Trusted}
+	return daemon.ServerOptions{
+		DaemonVersion: s.opts.Version, Trust: daemon.Trusted, Limits: daemon.Limits{Message: maxRequest},
+	}
 }
