@@ -17,10 +17,15 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"nixbuilder.io/nix-builder-operator/internal/version"
 )
+
+// collectorWeight is by how many bytes the heap looks larger to the garbage collector
+// than it is, and so about what there may be of garbage.
+const collectorWeight = 8 << 20
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -47,6 +52,11 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
+		// Collections get rarer by what this adds to the heap, of which a transfer
+		// throws away all of its own every few MiB. Memory that nobody touches takes
+		// only addresses.
+		weight := make([]byte, collectorWeight)
+		defer runtime.KeepAlive(weight)
 		return serve(ctx, opts)
 	case "ready":
 		return ready(ctx, args)
