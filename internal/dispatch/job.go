@@ -135,11 +135,9 @@ func (j *job) build() (*daemon.BuildResult, *delivery, error) {
 	for {
 		j.enter(PhaseQueued)
 		p, err := j.place()
-		if failed := j.standing(p); failed != nil {
-			return j.settle(p, failed)
-		}
 		if err != nil {
-			return nil, nil, j.afterSetbacks(err)
+			result, err := j.unplaced(err)
+			return result, nil, err
 		}
 		if err := j.announce(p); err != nil {
 			p.release()
@@ -175,9 +173,9 @@ func (j *job) build() (*daemon.BuildResult, *delivery, error) {
 func (j *job) place() (*placement, error) {
 	s := j.supplier
 	p := s.bound
-	if p == nil {
+	for p == nil {
 		var err error
-		if p, err = s.place(j.ctx, j.need); err != nil {
+		if p, err = j.placeElsewhere(); err != nil && !errors.Is(err, errRespite) {
 			return nil, err
 		}
 	}
@@ -187,6 +185,19 @@ func (j *job) place() (*placement, error) {
 		return nil, fmt.Errorf("the inputs are on builder %s, which cannot build for %s", p.builder, j.need.Class)
 	}
 	return p, nil
+}
+
+// placeElsewhere waits for a builder that has not failed the build. It fails with
+// errRespite when one of them may be taken again.
+func (j *job) placeElsewhere() (*placement, error) {
+	ctx, need := j.ctx, j.need
+	var until time.Time
+	if need.Exclude, until = j.excluded(); !until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, until, errRespite)
+		defer cancel()
+	}
+	return j.supplier.place(ctx, need)
 }
 
 // announce tells where the build runs.

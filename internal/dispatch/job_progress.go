@@ -21,6 +21,9 @@ func (j *job) say(line string) error {
 // waits is told why the job waits for a slot.
 func (j *job) waits(w scheduler.Waiting) error {
 	j.waited = true
+	if last := j.lastFailure(); last != nil && !last.patient && !j.hasOther(last.builder, false) {
+		return errNoOther
+	}
 	j.now.waits(w.String())
 	return j.say(w.String())
 }

@@ -18,6 +18,22 @@ import (
 // builder, but has failed there for a reason that may lie in the builder.
 const maxRetries = 2
 
+// firstRespite is how long a builder that complains of itself is left alone, which
+// doubles each time. It is taken again only if no other is there until then.
+const firstRespite = 5 * time.Second
+
+// patience bounds all setbacks as a multiple of those that cost a build: a builder that
+// was lost before the build has begun says little about it.
+const patience = 4
+
+var (
+	// errRespite ends the wait for another builder than one that has had its respite.
+	errRespite = errors.New("a builder that has failed may be tried again")
+	// errNoOther ends the wait for another builder than those where the build has
+	// failed.
+	errNoOther = errors.New("no other builder is left")
+)
+
 // diskSpaceNote is what Nix adds to the error of a build that failed while the disk was
 // full.
 const diskSpaceNote = "may have been caused by lack of free disk space"
@@ -39,6 +55,11 @@ type setback struct {
 	phase   Phase
 	// lost tells a builder that was lost from one that has failed the build.
 	lost bool
+	// until is when a builder that has complained of itself may have the build again;
+	// zero where the build has failed for a reason that is not clearly the builder's.
+	until time.Time
+	// patient is set where it is worth waiting for another builder.
+	patient bool
 	// orphan is set where the build may still run: the builder was lost by silence
 	// while it had the build.
 	orphan bool
@@ -58,7 +79,7 @@ func (s setback) String() string {
 	return fmt.Sprintf("builder %s %s (%s)", s.builder, what, s.brief)
 }
 
-// judge decides whether another builder may do better after an attempt on p:
+// judge decides whether another try may end better after an attempt on p:
 //
 //   - a builder that was lost is replaced, whatever it did;
 //   - so is one that complains of itself instead of the build, such as of a full disk:
@@ -75,36 +96,46 @@ func (j *job) judge(p *placement, result *daemon.BuildResult, err error) *setbac
 	}
 	back := &setback{builder: p.builder, phase: j.now.is(), err: err}
 	var lost *fleet.LostError
-	var remote *daemon.RemoteError
-	switch {
-	case errors.As(err, &lost):
+	if errors.As(err, &lost) {
 		back.builder, back.lost, back.brief = lost.Builder, true, lost.Brief()
 		back.orphan = lost.Silent() && back.phase == PhaseBuilding
 		return back
-	case errors.As(err, &remote):
-		back.brief = complaint(remote.Message)
-	case err != nil:
-	case result.Status == daemon.StatusMiscFailure:
-		back.brief = complaint(result.ErrorMessage)
-	case result.Status == daemon.StatusTransientFailure && strings.Contains(result.ErrorMessage, diskSpaceNote):
-		back.brief = "lack of free disk space"
-	case result.Status == daemon.StatusTransientFailure && !hasFixedOutput(j.request.Derivation):
-		back.brief = "transient failure"
-	}
-	if back.brief == "" {
-		return nil
 	}
 	if err == nil {
 		back.err, back.result = errors.New(result.ErrorMessage), result
 	}
-	if p.bound || j.retries() >= maxRetries || !j.server.hasOther(j, p.builder) {
+	switch back.brief = j.complaint(result, err); {
+	case p.bound:
+		return nil
+	case back.brief != "":
+		back.until, back.patient = time.Now().Add(firstRespite<<j.complaints(p.builder)), true
+		return back
+	case err != nil || result.Status != daemon.StatusTransientFailure || j.retries() >= maxRetries:
+		return nil
+	case strings.Contains(result.ErrorMessage, diskSpaceNote):
+		back.brief, back.patient = "lack of free disk space", true
+	case hasFixedOutput(j.request.Derivation):
+		return nil
+	default:
+		back.brief = "transient failure"
+	}
+	if !j.hasOther(p.builder, back.patient) {
 		return nil
 	}
 	return back
 }
 
-// complaint returns the words of an operating system in a text, or nothing.
-func complaint(text string) string {
+// complaint returns the words of an operating system in what the daemon says of itself,
+// or nothing.
+func (j *job) complaint(result *daemon.BuildResult, err error) string {
+	text := ""
+	var remote *daemon.RemoteError
+	switch {
+	case errors.As(err, &remote):
+		text = remote.Message
+	case err == nil && result.Status == daemon.StatusMiscFailure:
+		text = result.ErrorMessage
+	}
 	for _, words := range complaints {
 		if strings.Contains(text, words) {
 			return strings.ToLower(words[:1]) + words[1:]
@@ -113,70 +144,99 @@ func complaint(text string) string {
 	return ""
 }
 
-// hasFixedOutput reports whether the content of an output is known before the build.
-func hasFixedOutput(drv *daemon.BasicDerivation) bool {
-	return slices.ContainsFunc(drv.Outputs, func(out daemon.DerivationOutput) bool { return out.Kind() == daemon.OutputFixed })
-}
-
-// retries counts the setbacks that were not losses.
-func (j *job) retries() int {
+// complaints counts how often a builder has complained of itself.
+func (j *job) complaints(builder string) int {
 	n := 0
 	for _, s := range j.setbacks {
-		if !s.lost {
+		if s.builder == builder && !s.until.IsZero() {
 			n++
 		}
 	}
 	return n
 }
 
-// hasOther reports whether there is a usable builder, besides one, that has not failed
-// the job's build.
-func (s *Server) hasOther(j *job, besides string) bool {
+// excluded returns the builders that must not have the build now, and when that
+// changes, if it does.
+func (j *job) excluded() (ids []string, until time.Time) {
 	now := time.Now()
-	for _, b := range s.opts.Builders.Builders() {
-		if b.ID != besides && b.Slots > 0 && b.Usable(now) && b.Serves(j.need.Class) && !slices.Contains(j.need.Avoid, b.ID) {
+	for _, s := range j.setbacks {
+		switch {
+		case s.lost:
+		case s.until.IsZero():
+			ids = append(ids, s.builder)
+		case s.until.After(now):
+			ids = append(ids, s.builder)
+			if until.IsZero() || s.until.Before(until) {
+				until = s.until
+			}
+		}
+	}
+	return ids, until
+}
+
+// hasFixedOutput reports whether the content of an output is known before the build.
+func hasFixedOutput(drv *daemon.BasicDerivation) bool {
+	return slices.ContainsFunc(drv.Outputs, func(out daemon.DerivationOutput) bool { return out.Kind() == daemon.OutputFixed })
+}
+
+// retries counts the failures after which the build was tried elsewhere although they
+// need not be the builder's.
+func (j *job) retries() int {
+	n := 0
+	for _, s := range j.setbacks {
+		if !s.lost && s.until.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+// hasOther reports whether there is a builder, besides one, that has not lost or failed
+// the build: one that is usable now or, with patience, any.
+func (j *job) hasOther(besides string, patient bool) bool {
+	now := time.Now()
+	for _, b := range j.server.opts.Builders.Builders() {
+		if b.ID != besides && b.Slots > 0 && (patient || b.Usable(now)) && b.Serves(j.need.Class) && !slices.Contains(j.need.Avoid, b.ID) {
 			return true
 		}
 	}
 	return false
 }
 
-// standing returns the failure that stands when the build is placed on p, or cannot be
-// placed if p is nil; nil if there is none. Where a build has failed, as opposed to losing
-// its builder, it is not tried again, even if no other builder is left.
-func (j *job) standing(p *placement) *setback {
-	n := len(j.setbacks)
-	if n == 0 || j.ctx.Err() != nil {
-		return nil
-	}
-	if last := &j.setbacks[n-1]; p == nil && !last.lost {
-		return last
-	}
-	for i := range j.setbacks {
-		if s := &j.setbacks[i]; p != nil && s.builder == p.builder && !s.lost {
-			return s
-		}
+// lastFailure returns how the build has failed last, unless its builder was lost then.
+func (j *job) lastFailure() *setback {
+	if n := len(j.setbacks); n > 0 && !j.setbacks[n-1].lost {
+		return &j.setbacks[n-1]
 	}
 	return nil
 }
 
-// settle ends the build with an earlier failure, instead of a try on p.
-func (j *job) settle(p *placement, failed *setback) (*daemon.BuildResult, *delivery, error) {
-	if p != nil {
-		p.release()
+// unplaced returns how the build ends that has no builder because of err: after a failure
+// that was to be tried elsewhere, as it has failed.
+func (j *job) unplaced(err error) (*daemon.BuildResult, error) {
+	last := j.lastFailure()
+	switch {
+	case last == nil || j.ctx.Err() != nil:
+		return nil, j.afterSetbacks(err)
+	case last.result != nil:
+		return j.conclude(last.builder, last.result, nil), nil
 	}
-	if failed.result != nil {
-		return j.conclude(failed.builder, failed.result, nil), nil, nil
-	}
-	return nil, nil, j.afterSetbacks(failed.err)
+	return nil, fmt.Errorf("%s", j.tried())
 }
 
 // giveUp returns how the build ends if it is not tried again after its last setback.
 func (j *job) giveUp(p *placement, last setback) (*daemon.BuildResult, error) {
+	costly := 0
+	for _, s := range j.setbacks {
+		if !s.lost || s.phase != PhaseQueued && s.phase != PhaseUploading {
+			costly++
+		}
+	}
+	limit := j.server.limits.Attempts
 	switch {
 	case p.bound:
 		return nil, fmt.Errorf("%w; the build cannot move because the dispatcher's spool had no room for its inputs", last.err)
-	case len(j.setbacks) < j.server.limits.Attempts:
+	case costly < limit && len(j.setbacks) < patience*limit:
 		return nil, nil
 	case last.result != nil:
 		return j.conclude(last.builder, last.result, nil), nil
@@ -185,9 +245,11 @@ func (j *job) giveUp(p *placement, last setback) (*daemon.BuildResult, error) {
 }
 
 // tried names the builders that did not finish the build, and why.
-func (j *job) tried() string {
-	texts := make([]string, len(j.setbacks))
-	for i, s := range j.setbacks {
+func (j *job) tried() string { return describe(j.setbacks) }
+
+func describe(setbacks []setback) string {
+	texts := make([]string, len(setbacks))
+	for i, s := range setbacks {
 		texts[i] = s.err.Error()
 		if !strings.Contains(texts[i], s.builder) {
 			texts[i] = fmt.Sprintf("builder %s: %s", s.builder, texts[i])
@@ -214,8 +276,9 @@ func (j *job) conclude(builder string, result *daemon.BuildResult, err error) *d
 		return result
 	}
 	result.ErrorMessage = located(result.ErrorMessage, builder)
-	if len(j.setbacks) > 0 && j.setbacks[len(j.setbacks)-1].result != result {
-		result.ErrorMessage += "\n(tried before: " + j.tried() + ")"
+	before := slices.DeleteFunc(slices.Clone(j.setbacks), func(s setback) bool { return s.result == result })
+	if len(before) > 0 {
+		result.ErrorMessage += "\n(tried before: " + describe(before) + ")"
 	}
 	return result
 }

@@ -48,7 +48,7 @@ func TestWhichFailuresAreTriedElsewhere(t *testing.T) {
 		"cached failure":                 {daemon.StatusCachedFailure, "", plain, 1},
 		"timed out there":                {daemon.StatusTimedOut, "timed out after 1 seconds", plain, 1},
 		"misc":                           {daemon.StatusMiscFailure, "derivation is wrong", plain, 1},
-		"misc, the builder's own":        {daemon.StatusMiscFailure, "writing to file: No space left on device", plain, 3},
+		"misc, the builder's own":        {daemon.StatusMiscFailure, "writing to file: No space left on device", plain, 4},
 		"dependency failed":              {daemon.StatusDependencyFailed, "", plain, 1},
 		"log limit there":                {daemon.StatusLogLimitExceeded, "", plain, 1},
 		"not deterministic":              {daemon.StatusNotDeterministic, "", plain, 1},
@@ -166,10 +166,20 @@ func TestBuilderWithAFullDisk(t *testing.T) {
 					t.Errorf("lines = %q, want %q", got, want)
 				}
 
+				// Without the other one the full disk gets a respite, and another, but not
+				// for ever.
 				good.down()
-				_, err := r.connect(2, "x86_64-linux.0").build(newDerivation("next", in))
+				began := time.Now()
+				next := r.connect(2, "x86_64-linux.0")
+				_, err := next.build(newDerivation("next", in))
 				if err == nil || !strings.Contains(err.Error(), "No space left on device") {
 					t.Errorf("with no other builder: %v", err)
+				}
+				if took := time.Since(began); took < firstRespite || took > time.Hour {
+					t.Errorf("given up after %v", took)
+				}
+				if lines := next.said.lines(); !strings.Contains(lines[0], "b/bad left out because this build failed there") {
+					t.Errorf("lines = %q", lines)
 				}
 			})
 		})

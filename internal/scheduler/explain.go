@@ -35,7 +35,7 @@ type Waiting struct {
 
 // Explain says why a request would wait in s behind a number of others.
 func Explain(s Snapshot, r Request, ahead int, since time.Time) Waiting {
-	return explain(s, r, fitting(s, r.Class, r.Avoid), ahead, since)
+	return explain(s, r, fitting(s, r.Class, r.Avoid, r.Exclude), ahead, since)
 }
 
 func explain(s Snapshot, r Request, f fit, ahead int, since time.Time) Waiting {

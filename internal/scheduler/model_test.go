@@ -44,8 +44,8 @@ type asked struct {
 }
 
 func newAsked(name int, r Request) *asked {
-	avoid := normalized(r.Avoid)
-	return &asked{name: name, request: r, share: shareKey{r.Client, fmt.Sprintf("%v%q", r.Class.Key(), avoid)}}
+	needs := fmt.Sprintf("%v%q%q", r.Class.Key(), normalized(r.Avoid), normalized(r.Exclude))
+	return &asked{name: name, request: r, share: shareKey{r.Client, needs}}
 }
 
 // snapshot returns the builders as they are at now, with slots taken.

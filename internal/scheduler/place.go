@@ -93,6 +93,9 @@ type Request struct {
 	// Avoid lists builders that the build has already failed on. They are
 	// taken only where no other usable builder serves the class.
 	Avoid []string
+	// Exclude lists builders that are never taken. They count as serving the class:
+	// what nobody else can do waits.
+	Exclude []string
 	// Client says whose request it is: clients take turns. Requests without a
 	// client are those of one client together, so leaving it out gains nothing.
 	Client string
@@ -111,7 +114,8 @@ type Request struct {
 //
 //  1. those that serve the class and are healthy;
 //  2. of these, those that are not cordoned;
-//  3. of these, those that the request does not avoid, or all if it avoids all;
+//  3. of these, those that the request does not exclude, and of these, those that it
+//     does not avoid, or all if it avoids all;
 //  4. of these, those that have a free slot;
 //  5. of these, those with most of the inputs present;
 //  6. of these, those with the lowest load after placement: slots taken and this
@@ -119,7 +123,7 @@ type Request struct {
 //  7. of these, the one with the highest hash of request key and builder ID,
 //     and if that ever is the same, the lowest ID.
 func Place(s Snapshot, r Request) (int, bool) {
-	return pick(s.Builders, fitting(s, r.Class, r.Avoid).takes.and(vacant(s.Builders)), &r)
+	return pick(s.Builders, fitting(s, r.Class, r.Avoid, r.Exclude).takes.and(vacant(s.Builders)), &r)
 }
 
 // Prospect returns the index of the builder that would run the request if slots
@@ -127,11 +131,11 @@ func Place(s Snapshot, r Request) (int, bool) {
 // are all taken is above one over its speed, so it comes after a free one that
 // is as fast and has the same inputs.
 func Prospect(s Snapshot, r Request) (int, bool) {
-	return pick(s.Builders, fitting(s, r.Class, r.Avoid).takes, &r)
+	return pick(s.Builders, fitting(s, r.Class, r.Avoid, r.Exclude).takes, &r)
 }
 
-// fit says which builders matter to requests of a class that avoid the same
-// builders.
+// fit says which builders matter to requests of a class that avoid and exclude the
+// same builders.
 type fit struct {
 	// serves are the builders that could ever take such a request.
 	serves set
@@ -140,7 +144,7 @@ type fit struct {
 }
 
 // fitting does the steps of [Place] that depend on neither load nor inputs.
-func fitting(s Snapshot, c Class, avoid []string) fit {
+func fitting(s Snapshot, c Class, avoid, exclude []string) fit {
 	f := fit{serves: newSet(len(s.Builders)), takes: newSet(len(s.Builders))}
 	avoided := newSet(len(s.Builders))
 	for i := range s.Builders {
@@ -150,7 +154,7 @@ func fitting(s Snapshot, c Class, avoid []string) fit {
 		}
 		f.serves.add(i)
 		switch {
-		case b.Slots <= 0 || !b.Usable(s.Now):
+		case b.Slots <= 0 || !b.Usable(s.Now) || slices.Contains(exclude, b.ID):
 		case slices.Contains(avoid, b.ID):
 			avoided.add(i)
 		default:

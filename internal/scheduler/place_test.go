@@ -148,6 +148,9 @@ func TestPlaceFollowsTheWrittenOrder(t *testing.T) {
 	for range 20000 {
 		s := Snapshot{Builders: randomBuilders(random, 1+random.IntN(8)), Now: noon}
 		r := randomRequest(random, len(s.Builders))
+		if random.IntN(4) == 0 {
+			r.Exclude = []string{fmt.Sprint("b", random.IntN(len(s.Builders)))}
+		}
 		keep := func(from []Builder, what func(Builder) bool) []Builder {
 			return slices.DeleteFunc(slices.Clone(from), func(b Builder) bool { return !what(b) })
 		}
@@ -160,6 +163,7 @@ func TestPlaceFollowsTheWrittenOrder(t *testing.T) {
 		}
 		left := keep(s.Builders, func(b Builder) bool { return b.Serves(r.Class) && b.Down == "" })
 		left = keep(left, func(b Builder) bool { return !b.Cordoned(noon) && b.Slots > 0 })
+		left = keep(left, func(b Builder) bool { return !slices.Contains(r.Exclude, b.ID) })
 		if others := keep(left, func(b Builder) bool { return !slices.Contains(r.Avoid, b.ID) }); len(others) > 0 {
 			left = others
 		}

@@ -29,13 +29,14 @@ type waiter struct {
 	share *share
 }
 
-// need stands for all requests of a class that avoid the same builders: they
+// need stands for all requests of a class that avoid and exclude the same builders: they
 // can use the same builders, whatever else differs.
 type need struct {
 	key   string
 	class Class
-	avoid []string
-	fit   fit
+	// avoid and exclude are sorted.
+	avoid, exclude []string
+	fit            fit
 	// place is its index in queue.needs, or -1 while nothing waits.
 	place int
 	// shares has those of all clients that wait, the next one's first.
@@ -76,17 +77,17 @@ func newQueue() *queue {
 
 // need returns what r needs, in s if it has not been seen lately.
 func (q *queue) need(s Snapshot, r *Request) *need {
-	avoid := normalized(r.Avoid)
+	avoid, exclude := normalized(r.Avoid), normalized(r.Exclude)
 	key := r.Class.Key()
-	if len(avoid) > 0 {
-		key += fmt.Sprintf("%q", avoid)
+	if len(avoid)+len(exclude) > 0 {
+		key += fmt.Sprintf("%q%q", avoid, exclude)
 	}
 	n := q.known[key]
 	if n == nil {
 		if len(q.known) >= 2*len(q.needs)+maxIdleNeeds {
 			q.forget()
 		}
-		n = &need{key: key, class: r.Class, avoid: avoid, fit: fitting(s, r.Class, avoid), place: -1}
+		n = &need{key: key, class: r.Class, avoid: avoid, exclude: exclude, fit: fitting(s, r.Class, avoid, exclude), place: -1}
 		q.known[key] = n
 	}
 	return n
@@ -96,7 +97,7 @@ func (q *queue) need(s Snapshot, r *Request) *need {
 func (q *queue) refit(s Snapshot) {
 	q.forget()
 	for _, n := range q.needs {
-		n.fit = fitting(s, n.class, n.avoid)
+		n.fit = fitting(s, n.class, n.avoid, n.exclude)
 	}
 }
 
