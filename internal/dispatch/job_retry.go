@@ -84,7 +84,8 @@ func (s setback) String() string {
 //   - a builder that was lost is replaced, whatever it did;
 //   - so is one that complains of itself instead of the build, such as of a full disk:
 //     in an error, or as MiscFailure (9), which is how daemons report errors that are
-//     not the build's. Other errors and MiscFailures would be the same elsewhere;
+//     not the build's. So is one that refuses the inputs, which says nothing of the
+//     build. Other errors and MiscFailures would be the same elsewhere;
 //   - TransientFailure (6) is what Nix calls every failure of a derivation with a fixed
 //     output, so there it counts only with Nix's note about disk space;
 //   - everything else is final.
@@ -140,6 +141,9 @@ func (j *job) complaint(result *daemon.BuildResult, err error) string {
 		if strings.Contains(text, words) {
 			return strings.ToLower(words[:1]) + words[1:]
 		}
+	}
+	if remote != nil && j.now.is() == PhaseUploading {
+		return "it refuses the inputs"
 	}
 	return ""
 }

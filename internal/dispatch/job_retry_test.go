@@ -186,6 +186,21 @@ func TestBuilderWithAFullDisk(t *testing.T) {
 	}
 }
 
+func TestBuilderThatRefusesTheInputs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := newMachine(t, "bad", daemontest.Options{Before: on(daemon.OpAddMultipleToStore, daemontest.Refuse("not an absolute path"))}, slots(8))
+		r := newRig(t, rigOptions{builders: []*machine{bad, newMachine(t, "good", daemontest.Options{})}})
+		c := r.connect(1, "x86_64-linux.0")
+		in := newFile("in", "I")
+		c.upload(in)
+		c.mustBuild(newDerivation("out", in))
+		want := []string{"builder b/bad failed (it refuses the inputs): rebuilding on b/good"}
+		if got := c.said.lines(); !slices.Equal(got, want) {
+			t.Errorf("lines = %q, want %q", got, want)
+		}
+	})
+}
+
 func TestErrorsNameEveryBuilderTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad := newMachine(t, "bad", daemontest.Options{Before: on(daemon.OpBuildDerivation, daemontest.HangUp)}, slots(8))

@@ -38,8 +38,11 @@ func (s *supplier) supply(ctx context.Context, p *placement, paths []string) err
 		}
 		err = s.bring(ctx, p, missing)
 		var refused *daemon.RemoteError
-		if p.bound || again == maxResends || !errors.As(err, &refused) || s.renew(ctx, p, paths) != nil {
+		if p.bound || again == maxResends || !errors.As(err, &refused) {
 			return err
+		}
+		if failed := s.renew(ctx, p, paths); failed != nil {
+			return failed
 		}
 		if !slices.ContainsFunc(missing, s.holds.keptOn(p.builder)) {
 			return err
