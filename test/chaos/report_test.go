@@ -41,14 +41,14 @@ func newReport(w *world) *report {
 	return r
 }
 
-// add counts a kill. One that never happened has no builder.
+// add counts a kill. One that never happened has no builder, only builds.
 func (r *report) add(k kill) {
-	r.Raw = append(r.Raw, k)
 	r.Builds += k.Builds
 	r.BuildsLost += k.Lost
 	if k.Builder == "" {
 		return
 	}
+	r.Raw = append(r.Raw, k)
 	phase := k.Phase
 	if k.Logged != "" {
 		phase = k.Logged // it is what the dispatcher lost
