@@ -175,15 +175,6 @@ func (o options) checkFiles() error {
 	return nil
 }
 
-// logger returns the logger that the flags ask for.
-func (o options) logger() *slog.Logger {
-	handler := &slog.HandlerOptions{Level: slog.Level(o.logLevel)}
-	if o.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, handler))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, handler))
-}
-
 // besideSelf is a file in the directory of this program.
 func besideSelf(name string) string {
 	self, err := os.Executable()

@@ -26,7 +26,7 @@ import (
 
 // serve runs a dispatcher until ctx ends, and then lets builds finish.
 func serve(ctx context.Context, o options) (err error) {
-	started, log := time.Now(), o.logger()
+	started, log := time.Now(), o.logger(os.Stderr)
 	if err := o.checkFiles(); err != nil {
 		return err
 	}
