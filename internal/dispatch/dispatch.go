@@ -99,11 +99,12 @@ type Builder interface {
 	QueryPathInfo(ctx context.Context, path string) (*daemon.PathInfo, bool, error)
 	NARFromPath(ctx context.Context, path string, dst io.Writer) error
 	// Reuse gives the session back for others, once nothing that it keeps is needed
-	// any more; Close ends it. Closed is closed when nothing of it can run on the
-	// builder any more.
+	// any more; Close ends it. Closed is closed when the builder has ended the session,
+	// or has not told so in time; Ended then tells which.
 	Reuse()
 	Close()
 	Closed() <-chan struct{}
+	Ended() bool
 }
 
 // Classes knows the lines of the clients' machines file.

@@ -125,7 +125,8 @@ func TestTheOnlyBuilderIsWaitedFor(t *testing.T) {
 		c.mustBuild(newDerivation("out"))
 		lines := c.said.lines()
 		last := len(lines) - 1
-		if last < 1 || !strings.HasPrefix(lines[0], "waiting for an x86_64-linux builder: b/one unreachable since") ||
+		if last < 2 || !strings.HasPrefix(lines[0], "builder b/one lost (") || !strings.HasSuffix(lines[0], "): the build waits") ||
+			!strings.HasPrefix(lines[1], "waiting for an x86_64-linux builder: b/one unreachable since") ||
 			!strings.HasSuffix(lines[last], "rebuilding on b/one") {
 			t.Errorf("lines = %q", lines)
 		}

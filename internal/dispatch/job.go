@@ -48,6 +48,8 @@ type job struct {
 	waited bool
 	// setbacks has one entry for every builder that did not finish the build.
 	setbacks []setback
+	// told is how many of them there were when the users were told of the last.
+	told int
 	// again has the NAR hashes of the outputs, by path, if the client knows them from
 	// a run before. The supplier then is not the job's own.
 	again map[string]string
@@ -216,6 +218,17 @@ func (j *job) placed(builder string) string {
 	return "building on " + builder
 }
 
+// tellSetback tells of the latest setback at once, where the build has to wait before it
+// can be placed again.
+func (j *job) tellSetback() error {
+	n := len(j.setbacks)
+	if j.told == n {
+		return nil
+	}
+	j.told = n
+	return j.say(j.setbacks[n-1].String() + ": the build waits")
+}
+
 // attempt is one try on one builder: transfer, build, collect.
 func (j *job) attempt(p *placement) (*daemon.BuildResult, *delivery, error) {
 	ctx, cancel := context.WithCancelCause(j.ctx)
@@ -254,17 +267,25 @@ func (j *job) leave(p *placement, d *delivery, again *setback, err error) {
 	case err != nil && j.now.is() == PhaseBuilding && again == nil:
 		// It is cut short, and runs until its daemon has noticed.
 		p.session.Close()
-		j.server.wg.Go(func() {
-			select {
-			case <-p.session.Closed():
-			case <-j.server.running.Done():
-			}
-			p.lease.Release()
-		})
+		j.server.wg.Go(func() { j.server.await(p) })
 	default:
 		p.session.Close()
 		p.lease.Release()
 	}
+}
+
+// await gives a slot back when its build has ended on the builder, or may be supposed to
+// have: one that does not tell may run it still.
+func (s *Server) await(p *placement) {
+	select {
+	case <-p.session.Closed():
+	case <-s.running.Done():
+	}
+	if p.session.Ended() {
+		p.lease.Release()
+		return
+	}
+	p.lease.Orphan(s.limits.OrphanGrace)
 }
 
 // mayLackInputs reports whether a build may have failed for want of inputs. How a

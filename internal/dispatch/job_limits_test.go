@@ -213,3 +213,42 @@ func TestOrphanGrace(t *testing.T) {
 		}
 	})
 }
+
+// So does that of a build that was given up, if the builder does not tell that it has
+// ended it.
+func TestSlotOfABuildThatMayStillRun(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reticent bool
+		want     time.Duration
+	}{
+		"the builder tells":   {want: 10 * time.Second},
+		"the builder is mute": {reticent: true, want: 10*time.Second + time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				builds := 0
+				one := newMachine(t, "one", daemontest.Options{Before: on(daemon.OpBuildDerivation, func(ctx context.Context) error {
+					if builds++; builds == 1 {
+						return daemontest.Silent(ctx)
+					}
+					return nil
+				})})
+				one.reticent = tc.reticent
+				r := newRig(t, rigOptions{builders: []*machine{one}, limits: Limits{Silence: 10 * time.Second, OrphanGrace: time.Minute}})
+				began := time.Now()
+				silent := r.connect(1, "x86_64-linux.0").inBackground(t.Context(), newDerivation("silent"))
+				synctest.Wait()
+				next := r.connect(2, "x86_64-linux.1").inBackground(t.Context(), newDerivation("next"))
+				if got := <-silent; got.err != nil || got.Status != daemon.StatusTimedOut {
+					t.Errorf("silent build: %+v", got)
+				}
+				if got := <-next; got.err != nil || !got.Status.Success() {
+					t.Errorf("next build: %+v", got)
+				}
+				if took := time.Since(began); took < tc.want || took > tc.want+6*time.Second {
+					t.Errorf("the slot was free after %v, want about %v", took, tc.want)
+				}
+			})
+		})
+	}
+}

@@ -25,6 +25,9 @@ func (j *job) waits(w scheduler.Waiting) error {
 		return errNoOther
 	}
 	j.now.waits(w.String())
+	if err := j.tellSetback(); err != nil {
+		return err
+	}
 	return j.say(w.String())
 }
 

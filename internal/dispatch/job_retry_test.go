@@ -178,7 +178,8 @@ func TestBuilderWithAFullDisk(t *testing.T) {
 				if took := time.Since(began); took < firstRespite || took > time.Hour {
 					t.Errorf("given up after %v", took)
 				}
-				if lines := next.said.lines(); !strings.Contains(lines[0], "b/bad left out because this build failed there") {
+				if lines := next.said.lines(); lines[0] != "builder b/bad failed (no space left on device): the build waits" ||
+					!strings.Contains(lines[1], "b/bad left out because this build failed there") {
 					t.Errorf("lines = %q", lines)
 				}
 			})

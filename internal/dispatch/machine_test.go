@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/dispatch/fleet"
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
@@ -24,7 +25,9 @@ type machine struct {
 
 	mu     sync.Mutex
 	refuse error
-	conns  []*conn
+	// reticent makes the machine never tell that a session has ended.
+	reticent bool
+	conns    []*conn
 }
 
 // newMachine returns the builder "b/<name>" with one slot.
@@ -104,6 +107,9 @@ func (c *conn) Start(context.Context, string) (fleet.Stream, error) {
 	}
 	s := c.machine.Dial()
 	c.streams = append(c.streams, s)
+	if c.machine.reticent {
+		return reticentStream{stream{s, c}}, nil
+	}
 	return stream{s, c}, nil
 }
 
@@ -129,6 +135,12 @@ type stream struct {
 	net.Conn
 	of *conn
 }
+
+// reticentStream is one of which nobody hears when its other side has ended.
+type reticentStream struct{ stream }
+
+func (s reticentStream) Ended() <-chan struct{}   { return make(chan struct{}) }
+func (s reticentStream) CloseAfter(time.Duration) { _ = s.Close() }
 
 func (s stream) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)

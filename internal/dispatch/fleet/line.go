@@ -108,8 +108,9 @@ func (l *line) Close() error {
 }
 
 // wind returns a function that waits until nothing of a closed stream can run on the
-// builder any more, or ctx ends; nil if that is now.
-func (l *line) wind() func(ctx context.Context) {
+// builder any more, or ctx ends; nil if that is now. It reports false if the builder has
+// not told so in time.
+func (l *line) wind() func(ctx context.Context) bool {
 	l.mu.Lock()
 	wait := time.Until(l.hungUp)
 	interrupted := l.building && !l.asked.IsZero()
@@ -118,20 +119,21 @@ func (l *line) wind() func(ctx context.Context) {
 	if told == nil && wait <= 0 || l.gone() && !interrupted {
 		return nil
 	}
-	return func(ctx context.Context) {
+	return func(ctx context.Context) bool {
 		if told != nil {
 			limit, cancel := context.WithTimeout(ctx, max(wait, 0)+endTimeout)
 			defer cancel()
 			select {
 			case <-told:
 			case <-limit.Done():
+				return false
 			}
 			wait = 0
 			if interrupted {
 				wait = dyingTime
 			}
 		}
-		_ = rest(ctx, wait)
+		return rest(ctx, wait) == nil
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
@@ -57,6 +58,7 @@ type Session struct {
 	// end hangs up, once; closed is closed when the builder has ended the session.
 	end    func()
 	closed chan struct{}
+	ended  atomic.Bool
 	// expiry ends the session when it has been idle for too long.
 	expiry *time.Timer
 }
@@ -73,6 +75,10 @@ func (s *Session) Close() {
 // Closed is closed some time after Close or Reuse: when the builder has ended the
 // session, or has not told so in time.
 func (s *Session) Closed() <-chan struct{} { return s.closed }
+
+// Ended reports, once Closed is closed, whether the builder has ended the session. If
+// not, what ran in it may still run.
+func (s *Session) Ended() bool { return s.ended.Load() }
 
 // discard closes a session that nobody uses.
 func (s *Session) discard() { s.end() }
@@ -93,8 +99,9 @@ func (s *Session) hangUp() {
 		s.release() // whoever waits for that finds the connection
 	}
 	end := s.line.wind()
+	s.ended.Store(end == nil)
 	if end == nil || !h.fleet.spawn(func() {
-		end(h.fleet.ctx)
+		s.ended.Store(end(h.fleet.ctx))
 		s.settle()
 	}) {
 		s.settle()
