@@ -20,6 +20,10 @@ import (
 // diskSize is the size of a builder's disk, in bytes.
 const diskSize = 192 << 20
 
+// aliveChecks has a builder's sshd find out that it was cut off, as the documentation asks
+// for: without them it keeps what it runs for a client that is gone.
+const aliveChecks = "ClientAliveInterval 15\nClientAliveCountMax 3\n"
+
 // builder is a machine that things are done to, one at a time.
 type builder struct {
 	*nixlab.Builder
@@ -51,7 +55,9 @@ func newBuilder(ctx context.Context, w *world, number int, version nixlab.Versio
 	if err := run(ctx, "mount", "-t", "tmpfs", "-o", fmt.Sprintf("mode=755,size=%d", diskSize), "disk", disk); err != nil {
 		return nil, err
 	}
-	host, err := w.lab.StartBuilder(ctx, nixlab.BuilderOptions{Name: name, Version: version, OwnNetwork: true, Store: disk})
+	host, err := w.lab.StartBuilder(ctx, nixlab.BuilderOptions{
+		Name: name, Version: version, OwnNetwork: true, Store: disk, SSHDConfig: aliveChecks,
+	})
 	if err != nil {
 		return nil, err
 	}
