@@ -38,8 +38,9 @@ var (
 // full.
 const diskSpaceNote = "may have been caused by lack of free disk space"
 
-// complaints are words of operating systems about the machine itself. A daemon that
-// answers with them could not do its part, whatever the derivation is.
+// complaints are words of operating systems, and of the database of Nix's store, about
+// the machine itself. A daemon that answers with them could not do its part, whatever
+// the derivation is.
 var complaints = []string{
 	"No space left on device",
 	"Disk quota exceeded",
@@ -47,6 +48,8 @@ var complaints = []string{
 	"Input/output error",
 	"Cannot allocate memory",
 	"Too many open files",
+	"database or disk is full",
+	"disk I/O error",
 }
 
 // setback is a builder that did not finish a build which another may finish.

@@ -49,6 +49,7 @@ func TestWhichFailuresAreTriedElsewhere(t *testing.T) {
 		"timed out there":                {daemon.StatusTimedOut, "timed out after 1 seconds", plain, 1},
 		"misc":                           {daemon.StatusMiscFailure, "derivation is wrong", plain, 1},
 		"misc, the builder's own":        {daemon.StatusMiscFailure, "writing to file: No space left on device", plain, 4},
+		"misc, the builder's database":   {daemon.StatusMiscFailure, "committing transaction: database or disk is full", plain, 4},
 		"dependency failed":              {daemon.StatusDependencyFailed, "", plain, 1},
 		"log limit there":                {daemon.StatusLogLimitExceeded, "", plain, 1},
 		"not deterministic":              {daemon.StatusNotDeterministic, "", plain, 1},
