@@ -15,9 +15,13 @@ import (
 
 // derivation is the text of one call of Nix's primitive. Commands run in
 // /bin/sh; further attributes are Nix text ("a = 1;").
+//
+// The shell outlives the last command. Else that would take the shell's place, and
+// many programs close their output before they exit, upon which Nix kills them: a
+// build then fails now and then by signal 9.
 func derivation(name, commands, attributes string) string {
 	return fmt.Sprintf(`derivation { name = %q; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" %s ]; PATH = "/usr/bin:/bin"; %s }`,
-		name, indented(commands), attributes)
+		name, indented(commands+"\nexit $?"), attributes)
 }
 
 // indented quotes shell text as a Nix string that leaves ${…} of Nix alone.
