@@ -76,17 +76,26 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	defer stopObservers()
 	// Builders are followed as long as builds run, also after SIGTERM.
-	following, stop := context.WithCancel(context.WithoutCancel(ctx))
-	documents := inventory.Watch(following, o.builders, inventory.WatchOptions{
-		Logger: log, File: inventory.FileOptions{User: o.user},
-	})
-	var follower sync.WaitGroup
-	known := make(chan struct{})
-	follower.Go(func() { follow(documents, builders, directory, log, sync.OnceFunc(func() { close(known) })) })
-	defer follower.Wait()
+	known, stop := followInBackground(context.WithoutCancel(ctx), o, builders, directory, log)
 	defer stop()
 	awaitBuilders(ctx, known)
 	return serveUntil(ctx, server, listener, time.Duration(o.shutdownTimeout), log)
+}
+
+// followInBackground follows the file of builders until stop is called, which waits for
+// the end of that. known is closed when the first list was applied.
+func followInBackground(ctx context.Context, o options, builders *fleet.Fleet, directory *clientdir.Directory, log *slog.Logger) (known <-chan struct{}, stop func()) {
+	following, cancel := context.WithCancel(ctx)
+	documents := inventory.Watch(following, o.builders, inventory.WatchOptions{
+		Logger: log, File: inventory.FileOptions{User: o.user},
+	})
+	applied := make(chan struct{})
+	var follower sync.WaitGroup
+	follower.Go(func() { follow(documents, builders, directory, log, sync.OnceFunc(func() { close(applied) })) })
+	return applied, func() {
+		cancel()
+		follower.Wait()
+	}
 }
 
 // newFleet returns a fleet that tells ledger of its builders.

@@ -60,7 +60,8 @@ type Limits struct {
 	// OrphanGrace is how long the slot of a build that was lost by silence counts as
 	// taken; the build may still run. Zero means not at all.
 	OrphanGrace time.Duration
-	// Attempts is how many builders one build may lose; 4.
+	// Attempts is on how many builders one build may come to nothing, lost or failed by
+	// them; 4. Losses before the build has begun do not count, but four times as many in all are enough, too.
 	Attempts int
 }
 
