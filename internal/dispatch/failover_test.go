@@ -5,6 +5,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -139,10 +140,10 @@ func TestBuildThatKeepsLosingBuildersGivesUp(t *testing.T) {
 		for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
 			machines = append(machines, newMachine(t, name, daemontest.Options{Before: on(daemon.OpBuildDerivation, daemontest.HangUp)}))
 		}
-		r := newRig(t, rigOptions{builders: machines, limits: Limits{Attempts: 3}})
+		r := newRig(t, rigOptions{builders: machines, limits: Limits{Losses: 3}})
 		c := r.connect(1, "x86_64-linux.0")
 		_, err := c.build(newDerivation("out"))
-		if err == nil || !strings.Contains(err.Error(), "gave up after losing 3 builders") || strings.Count(err.Error(), "builder b/") != 3 {
+		if err == nil || !strings.Contains(err.Error(), "gave up after 3 tries") || strings.Count(err.Error(), "builder b/") != 3 {
 			t.Errorf("error = %v", err)
 		}
 		r.noneLeft()
@@ -162,4 +163,31 @@ func TestRequestErrorsAreNotRetried(t *testing.T) {
 			t.Errorf("the other builder built %v", got)
 		}
 	})
+}
+
+func TestSetbacksAreWeighedByWhatTheySay(t *testing.T) {
+	t.Parallel()
+	lostWhile := func(phase Phase) setback { return setback{lost: true, phase: phase, err: errors.New("lost")} }
+	failed := setback{phase: PhaseBuilding, err: errors.New("no space left on device")}
+	tests := map[string]struct {
+		setbacks []setback
+		want     bool
+	}{
+		"one less than may be lost":            {slices.Repeat([]setback{lostWhile(PhaseBuilding)}, 2), false},
+		"as many lost":                         {slices.Repeat([]setback{lostWhile(PhaseReturning)}, 3), true},
+		"many that had not begun":              {slices.Repeat([]setback{lostWhile(PhaseUploading)}, 11), false},
+		"without end":                          {slices.Repeat([]setback{lostWhile(PhaseQueued)}, 12), true},
+		"failures do not count as losses":      {append(slices.Repeat([]setback{failed}, 3), lostWhile(PhaseBuilding), lostWhile(PhaseBuilding)), false},
+		"but are bounded by a limit of theirs": {slices.Repeat([]setback{failed}, 4), true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j := &job{server: &Server{limits: Limits{Losses: 3}}, setbacks: tc.setbacks}
+			_, err := j.giveUp(&placement{}, tc.setbacks[len(tc.setbacks)-1])
+			if got := err != nil; got != tc.want {
+				t.Errorf("gives up: %v (%v), want %v", got, err, tc.want)
+			}
+		})
+	}
 }

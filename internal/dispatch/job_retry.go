@@ -22,8 +22,12 @@ const maxRetries = 2
 // doubles each time. It is taken again only if no other is there until then.
 const firstRespite = 5 * time.Second
 
-// patience bounds all setbacks as a multiple of those that cost a build: a builder that
-// was lost before the build has begun says little about it.
+// maxFailures is on how many builders a build may come to nothing because of what they
+// say of themselves or of it. A respite comes between those that complain of themselves.
+const maxFailures = 4
+
+// patience bounds all setbacks as a multiple of the losses that are held against a build:
+// a builder that was lost before the build has begun says little about it.
 const patience = 4
 
 var (
@@ -233,22 +237,25 @@ func (j *job) unplaced(err error) (*daemon.BuildResult, error) {
 
 // giveUp returns how the build ends if it is not tried again after its last setback.
 func (j *job) giveUp(p *placement, last setback) (*daemon.BuildResult, error) {
-	costly := 0
+	losses, failures := 0, 0
 	for _, s := range j.setbacks {
-		if !s.lost || s.phase != PhaseQueued && s.phase != PhaseUploading {
-			costly++
+		switch {
+		case !s.lost:
+			failures++
+		case s.phase != PhaseQueued && s.phase != PhaseUploading:
+			losses++
 		}
 	}
-	limit := j.server.limits.Attempts
+	limit := j.server.limits.Losses
 	switch {
 	case p.bound:
 		return nil, fmt.Errorf("%w; the build cannot move because the dispatcher's spool had no room for its inputs", last.err)
-	case costly < limit && len(j.setbacks) < patience*limit:
+	case losses < limit && failures < maxFailures && len(j.setbacks) < patience*limit:
 		return nil, nil
 	case last.result != nil:
 		return j.conclude(last.builder, last.result, nil), nil
 	}
-	return nil, fmt.Errorf("gave up after losing %d builders: %s", len(j.setbacks), j.tried())
+	return nil, fmt.Errorf("gave up after %d tries: %s", len(j.setbacks), j.tried())
 }
 
 // tried names the builders that did not finish the build, and why.

@@ -80,7 +80,7 @@ func (s *session) sendOutput(d *delivery, out *output) error {
 	defer stop()
 	return s.daemon.StreamNAR(func(w io.Writer) error {
 		to := &resumed{to: w}
-		for range s.server.limits.Attempts {
+		for range s.server.limits.Losses {
 			generation := d.state().generation
 			failed, err := s.readOutput(ctx, d, out, to)
 			if !failed || ctx.Err() != nil {

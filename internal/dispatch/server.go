@@ -60,9 +60,10 @@ type Limits struct {
 	// OrphanGrace is how long the slot of a build that was lost by silence counts as
 	// taken; the build may still run. Zero means not at all.
 	OrphanGrace time.Duration
-	// Attempts is on how many builders one build may come to nothing, lost or failed by
-	// them; 4. Losses before the build has begun do not count, but four times as many in all are enough, too.
-	Attempts int
+	// Losses is how many builders a build may lose that has begun on them, 8: a build may
+	// be what brings them down, but several may also go at once without its doing. Other
+	// losses do not count, but four times as many setbacks in all are enough, too.
+	Losses int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -71,7 +72,7 @@ func (l Limits) withDefaults() Limits {
 	l.Substitutes = cmp.Or(l.Substitutes, 15*time.Second)
 	l.SpooledOutput = cmp.Or(l.SpooledOutput, 256<<20)
 	l.Stall = cmp.Or(l.Stall, 5*time.Minute)
-	l.Attempts = cmp.Or(l.Attempts, 4)
+	l.Losses = cmp.Or(l.Losses, 8)
 	return l
 }
 
