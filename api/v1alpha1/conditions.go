@@ -24,6 +24,9 @@ const (
 	ConditionNixAvailable = "NixAvailable"
 	// ConditionTrusted says that nix-daemon there trusts the user.
 	ConditionTrusted = "Trusted"
+	// ConditionMachineFit says that disk, load and clock of the machine are within
+	// spec.thresholds.
+	ConditionMachineFit = "MachineFit"
 	// ConditionSystemsVerified says that the machine builds for the systems and
 	// with the features that the spec declares.
 	ConditionSystemsVerified = "SystemsVerified"

@@ -20,4 +20,10 @@ const (
 	// of them separated by commas. It is the user's: the operator never writes
 	// or removes it, and it has no effect once that key is the pinned one.
 	AcceptHostKeyAnnotation = "nixbuilder.io/accept-host-key"
+
+	// ProbeRequestAnnotation asks for a probe of every endpoint now, canaries
+	// included, whose findings go to status.lastProbe. Each new value of it, such as
+	// the time in RFC 3339, asks once; at most 64 characters of it count. It is the
+	// user's: the operator never writes or removes it.
+	ProbeRequestAnnotation = "nixbuilder.io/probe-requested-at"
 )

@@ -45,7 +45,7 @@ const (
 // only: heartbeats stay in the operator's memory and metrics.
 type NixBuilderStatus struct {
 	// conditions are Accepted, CredentialsValid, Reachable, HostKeyVerified,
-	// Authenticated, NixAvailable, Trusted, SystemsVerified and Ready, and, only
+	// Authenticated, NixAvailable, Trusted, MachineFit, SystemsVerified and Ready, and, only
 	// while true, Cordoned. Each is True when it holds for every endpoint that
 	// is not cordoned, else False with the first endpoint for which it does not
 	// hold, or Unknown before that could be found out.
@@ -79,6 +79,13 @@ type NixBuilderStatus struct {
 	// +kubebuilder:validation:MaxLength=16
 	Healthy string `json:"healthy,omitempty"`
 
+	// cordoned is the number of cordoned endpoints of totalEndpoints, for display:
+	// "1/3". Absent where none is.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=16
+	Cordoned string `json:"cordoned,omitempty"`
+
 	// systems are the systems of all endpoints, joined by commas for display.
 	//
 	// +optional
@@ -105,6 +112,95 @@ type NixBuilderStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=64
 	Endpoints []EndpointStatus `json:"endpoints,omitempty"`
+
+	// lastProbe is what the probe found that was asked for last by annotation
+	// nixbuilder.io/probe-requested-at. Other probes leave it as it is.
+	//
+	// +optional
+	LastProbe *LastProbe `json:"lastProbe,omitempty"`
+}
+
+// LastProbe is what a probe found that somebody asked for.
+type LastProbe struct {
+	// request is the value of the annotation that asked for it.
+	//
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Request string `json:"request"`
+
+	// completionTime is when the last of its steps ended.
+	//
+	// +required
+	CompletionTime metav1.Time `json:"completionTime"`
+
+	// steps are those that are about the whole object: Accepted and
+	// CredentialsValid.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=4
+	Steps []ProbedStep `json:"steps,omitempty"`
+
+	// endpoints are the machines that were probed. There is none where a step
+	// before that is False.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	Endpoints []ProbedEndpoint `json:"endpoints,omitempty"`
+}
+
+// ProbedEndpoint is what a requested probe found at one machine.
+type ProbedEndpoint struct {
+	// name is the endpoint's name in spec.endpoints.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+
+	// steps are what was looked at, in order. After one that failed the later ones
+	// are Unknown.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	Steps []ProbedStep `json:"steps,omitempty"`
+}
+
+// ProbedStep is what a requested probe found in one step.
+type ProbedStep struct {
+	// type is that of the condition that the step feeds.
+	//
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Type string `json:"type"`
+
+	// status is True, False or Unknown, as in the condition.
+	//
+	// +required
+	Status metav1.ConditionStatus `json:"status"`
+
+	// reason is why, in one word.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason,omitempty"`
+
+	// message is why and what to change, in a sentence.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+
+	// durationMilliseconds is how long it took; absent where it was not reached.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	DurationMilliseconds int64 `json:"durationMilliseconds,omitempty"`
 }
 
 // EndpointStatus is what is known of one machine.
@@ -170,8 +266,8 @@ type EndpointStatus struct {
 	// +kubebuilder:validation:items:MaxLength=64
 	Systems []string `json:"systems,omitempty"`
 
-	// refutedSystems are systems of the spec, or discovered, that a canary could
-	// not build for.
+	// refutedSystems are systems of the spec, or discovered, for which the machine
+	// does not build.
 	//
 	// +optional
 	// +listType=set
@@ -180,13 +276,29 @@ type EndpointStatus struct {
 	RefutedSystems []string `json:"refutedSystems,omitempty"`
 
 	// features are the system features that it is used for besides mandatory
-	// ones: those of the spec, else those discovered.
+	// ones: those of the spec, else those discovered, but for refutedFeatures.
 	//
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=64
 	Features []string `json:"features,omitempty"`
+
+	// refutedFeatures are features of the spec, or discovered, that the machine's
+	// daemon says it lacks. It is not used for them.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=64
+	RefutedFeatures []string `json:"refutedFeatures,omitempty"`
+
+	// cores is the number of processors that a build there may use, as its
+	// configuration says. 0 where that is not known.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Cores int32 `json:"cores,omitempty"`
 
 	// maxJobs is the number of builds that it runs at once: the endpoint's, else
 	// the spec's, else the one discovered, else 1. 0 before that is known.

@@ -4,6 +4,7 @@
 package v1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -43,6 +44,18 @@ const (
 	CanaryDisabled Canary = "Disabled"
 	// CanaryEnabled builds one tiny derivation for each system.
 	CanaryEnabled Canary = "Enabled"
+)
+
+// KeptConnection says whether the operator keeps a connection to each machine.
+//
+// +kubebuilder:validation:Enum=Disabled;Enabled
+type KeptConnection string
+
+const (
+	// KeptConnectionDisabled connects for each probe alone.
+	KeptConnectionDisabled KeptConnection = "Disabled"
+	// KeptConnectionEnabled keeps one idle connection between probes.
+	KeptConnectionEnabled KeptConnection = "Enabled"
 )
 
 // NixBuilderSpec describes one or more machines of the same make that build
@@ -169,10 +182,23 @@ type NixBuilderSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^/[A-Za-z0-9._/+-]+$')",message="must be an absolute path of letters, digits, '.', '_', '/', '+' and '-', such as /nix/var/nix/profiles/default/bin/nix-daemon"
 	RemoteProgram string `json:"remoteProgram,omitempty"`
 
+	// proxyJump is an SSH server through which the machines are reached, as with
+	// OpenSSH's ProxyJump. The hosts of endpoints are then looked up and connected
+	// to from there.
+	//
+	// +optional
+	ProxyJump *ProxyJump `json:"proxyJump,omitempty"`
+
+	// thresholds say how full, busy or wrong a machine may be and still be used.
+	//
+	// +optional
+	// +kubebuilder:default={}
+	Thresholds Thresholds `json:"thresholds,omitzero"`
+
 	// probe says how the machines are checked.
 	//
 	// +optional
-	// +kubebuilder:default={intervalSeconds: 30, timeoutSeconds: 10, failureThreshold: 3, canary: Disabled}
+	// +kubebuilder:default={intervalSeconds: 30, timeoutSeconds: 10, failureThreshold: 3, canary: Disabled, keptConnection: Enabled}
 	Probe Probe `json:"probe,omitzero"`
 
 	// cordon takes all machines out of use: no new builds are placed on them,
@@ -301,6 +327,130 @@ type Probe struct {
 	// +optional
 	// +kubebuilder:default=Disabled
 	Canary Canary `json:"canary,omitempty"`
+
+	// keptConnection says whether the operator keeps one idle SSH connection to
+	// each machine between probes: Enabled (the default) or Disabled. With it, a
+	// machine that goes away is out of use within seconds instead of after
+	// failureThreshold probes.
+	//
+	// +optional
+	// +kubebuilder:default=Enabled
+	KeptConnection KeptConnection `json:"keptConnection,omitempty"`
+}
+
+// Thresholds say how full, busy or wrong a machine may be and still be used. They
+// are looked at with each probe, where the machine allows running df and reading
+// /proc; what cannot be read takes nothing out of use. A machine that is out of use
+// is used again once it is better than the threshold by a fifth.
+type Thresholds struct {
+	// minFreeSpace is how much room the file system of the machine's Nix store
+	// must have, 1Gi when absent. 0 turns the check off.
+	//
+	// +optional
+	// +kubebuilder:default="1Gi"
+	MinFreeSpace *resource.Quantity `json:"minFreeSpace,omitempty"`
+
+	// maxLoadPercent is the most that the load average of the last minute may be,
+	// in percent of the machine's processors: 200 is two processes that want to
+	// run on each. Not looked at when absent.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100000
+	MaxLoadPercent int32 `json:"maxLoadPercent,omitempty"`
+
+	// maxCPUPressurePercent is the most of the last minute, in percent, in which
+	// some process may have waited for a processor, as Linux tells in
+	// /proc/pressure/cpu. Not looked at when absent.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxCPUPressurePercent int32 `json:"maxCPUPressurePercent,omitempty"`
+
+	// maxMemoryPressurePercent is the same for memory.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxMemoryPressurePercent int32 `json:"maxMemoryPressurePercent,omitempty"`
+
+	// maxIOPressurePercent is the same for disks.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxIOPressurePercent int32 `json:"maxIOPressurePercent,omitempty"`
+
+	// maxClockSkewSeconds is how far the machine's clock may be from the
+	// operator's, 300 when absent. A clock further off is reported in condition
+	// MachineFit and leaves the machine in use: it may be the operator's that is
+	// wrong.
+	//
+	// +optional
+	// +kubebuilder:default=300
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=315360000
+	MaxClockSkewSeconds int32 `json:"maxClockSkewSeconds,omitempty"`
+}
+
+// ProxyJump is an SSH server through which machines are reached. It needs neither
+// Nix nor a shell for the user, only permission to forward TCP connections.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.hostKeys) && size(self.hostKeys) > 0) || (has(self.hostCertificateAuthorities) && size(self.hostCertificateAuthorities) > 0)",message="needs hostKeys or hostCertificateAuthorities: a key is the content of /etc/ssh/ssh_host_ed25519_key.pub on the jump host"
+type ProxyJump struct {
+	// host is the jump host's DNS name in lower case or its IP address, without
+	// user, port or brackets.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="(self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$') && !self.matches('(^|[.])[0-9]+$')) || self.matches('^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])$') || self.matches('^([0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}$')",message="must be a DNS name in lower case, an IPv4 address or an IPv6 address in lower case without brackets, such as mac-1.example.com, 192.0.2.7 or 2001:db8::7; the port has a field of its own"
+	Host string `json:"host"`
+
+	// port is the TCP port of the jump host's SSH server, 22 when absent.
+	//
+	// +optional
+	// +kubebuilder:default=22
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port,omitempty"`
+
+	// user is the account on the jump host, that of the machines when absent.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$')",message="must be an account name of letters, digits, '_', '.' and '-' that does not start with '.' or '-', such as jump"
+	User string `json:"user,omitempty"`
+
+	// hostKeys are the jump host's public host keys, at most 8, one per item as
+	// in /etc/ssh/ssh_host_ed25519_key.pub.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=2048
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp[0-9]+) AAAA[A-Za-z0-9+/]+={0,2}( .*)?$')",message="must be one public key in one line, '<type> <base64> [comment]' with type ssh-ed25519, ecdsa-sha2-nistp256, -nistp384, -nistp521 or ssh-rsa, without a host name before it: the content of /etc/ssh/ssh_host_ed25519_key.pub on the machine"
+	HostKeys []string `json:"hostKeys,omitempty"`
+
+	// hostCertificateAuthorities are public keys, at most 8, whose host
+	// certificates for the jump host are accepted in place of a known key.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=2048
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp[0-9]+) AAAA[A-Za-z0-9+/]+={0,2}( .*)?$')",message="must be one public key in one line, '<type> <base64> [comment]' with type ssh-ed25519, ecdsa-sha2-nistp256, -nistp384, -nistp521 or ssh-rsa: the content of the authority's .pub file"
+	HostCertificateAuthorities []string `json:"hostCertificateAuthorities,omitempty"`
+
+	// credentials are the SSH keys to log in to the jump host with, those of the
+	// machines when absent.
+	//
+	// +optional
+	Credentials *Credentials `json:"credentials,omitempty"`
 }
 
 // Cordon takes machines out of use while it is there and not past its time.
@@ -332,6 +482,7 @@ type Cordon struct {
 // +kubebuilder:printcolumn:name="Nix",type=string,JSONPath=".status.nix",description="Versions of Nix on its machines"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=".status.conditions[?(@.type=='Ready')].status",description="Whether every system has a healthy endpoint"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=".status.conditions[?(@.type=='Ready')].reason",description="Why"
+// +kubebuilder:printcolumn:name="Cordoned",type=string,JSONPath=".status.cordoned",description="Cordoned endpoints of all, where there are any"
 // +kubebuilder:printcolumn:name="User",type=string,priority=1,JSONPath=".spec.user",description="Account that is logged in to"
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=".status.conditions[?(@.type=='Ready')].message",description="Why, in a sentence"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=".metadata.creationTimestamp"
