@@ -43,7 +43,6 @@ func (s *supplier) perform(ctx context.Context, p *placement, r *daemon.BuildDer
 		Built: func() {
 			begun()
 			s.enter(PhaseAnswering)
-			c.returning = s.doing(p.builder, "returns outputs")
 		},
 		Take: c.take,
 	})
@@ -80,8 +79,6 @@ type collector struct {
 	apart Builder
 	// into is where the latest output goes; nil if it goes nowhere.
 	into *spoolWriter
-	// returning ends the reminder of what is done.
-	returning func()
 }
 
 // take tells where the archive of the next output goes: into the spool, or nowhere, if
@@ -272,8 +269,5 @@ func (c *collector) end() {
 	}
 	if c.delivery != nil {
 		c.delivery.release()
-	}
-	if c.returning != nil {
-		c.returning()
 	}
 }

@@ -50,6 +50,8 @@ type job struct {
 	setbacks []setback
 	// told is how many of them there were when the users were told of the last.
 	told int
+	// returning ends the reminder that the builder is about to answer; nil without one.
+	returning func()
 	// again has the NAR hashes of the outputs, by path, if the client knows them from
 	// a run before. The supplier then is not the job's own.
 	again map[string]string
@@ -235,6 +237,7 @@ func (j *job) attempt(p *placement) (*daemon.BuildResult, *delivery, error) {
 	defer cancel(nil)
 	j.limiter.watch(p.builder, cancel)
 	defer j.limiter.rest()
+	defer j.returned()
 	s := j.supplier
 	j.enter(PhaseUploading)
 	if err := s.supply(ctx, p, s.needed(j.request.Derivation)); err != nil {

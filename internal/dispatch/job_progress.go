@@ -50,6 +50,9 @@ func (j *job) enter(phase Phase) {
 		return
 	}
 	j.log.Debug("Build enters a phase", "phase", phase, "builder", j.now.at())
+	if phase != PhaseReturning {
+		j.returned()
+	}
 	if phase == PhaseBuilding {
 		j.limiter.begin()
 		if !j.waited && len(j.setbacks) == 0 {
@@ -58,6 +61,18 @@ func (j *job) enter(phase Phase) {
 		return
 	}
 	j.limiter.end()
+	if phase == PhaseAnswering {
+		// The daemon takes its time for large outputs, or hangs: no limit is right for
+		// both, but the user should know.
+		j.returning = j.supplier.doing(j.now.at(), "returns outputs")
+	}
+}
+
+// returned ends the reminder that the builder is about to answer.
+func (j *job) returned() {
+	if j.returning != nil {
+		j.returning()
+	}
 }
 
 // status describes the job. The lock of jobs is held.

@@ -70,6 +70,25 @@ func TestUsersAreTold(t *testing.T) {
 	}
 }
 
+// So is one whose daemon hangs after the end of the build.
+func TestUsersAreToldOfTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "one", daemontest.Options{Build: func(_ context.Context, b *daemontest.Build) *daemon.BuildResult {
+			b.Send(daemon.StartActivity{ID: 77, Type: daemon.ActivityBuild})
+			b.Send(daemon.StopActivity{ID: 77})
+			time.Sleep(65 * time.Second)
+			return nil
+		}})
+		r := newRig(t, rigOptions{builders: []*machine{m}})
+		c := r.connect(1, "x86_64-linux.0")
+		c.mustBuild(newDerivation("out"))
+		want := []string{"builder b/one returns outputs, for 30s now", "builder b/one returns outputs, for 1m0s now"}
+		if diff := cmp.Diff(want, c.said.lines()); diff != "" {
+			t.Errorf("lines (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // A build that has begun may be silent.
 func TestSilentBuildIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
