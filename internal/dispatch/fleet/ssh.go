@@ -20,6 +20,9 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
+// errHostKey means that there is no key by which to know the builder.
+var errHostKey = errors.New("host key unknown")
+
 const (
 	// keyName is the private key in the directory of a credential: the key of
 	// a Secret of type kubernetes.io/ssh-auth.
@@ -211,9 +214,9 @@ func (o SSHOptions) hostKeys(e inventory.Endpoint) (sshconn.HostKeyPolicy, error
 	if err != nil {
 		return policy, fmt.Errorf("%w: %w", errHostKey, err)
 	}
-	policy = knownHosts(content, e.Host, e.Port)
+	policy = sshconn.KnownHosts(content, e.Host, e.Port)
 	if len(policy.Pinned)+len(policy.Authorities) == 0 {
-		return policy, fmt.Errorf("%w: neither its line (8th column) nor %s has one for %s", errHostKey, o.KnownHosts, hostName(e.Host, e.Port))
+		return policy, fmt.Errorf("%w: neither its line (8th column) nor %s has one for %s", errHostKey, o.KnownHosts, sshconn.KnownHostName(e.Host, e.Port))
 	}
 	return policy, nil
 }

@@ -1,31 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright The nix-builder-operator Authors
 
-package fleet
+package sshconn
 
 import (
 	"crypto/hmac"
 	"crypto/sha1" //nolint:gosec // the hash of OpenSSH's known_hosts names
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"path"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
-
-	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
-// errHostKey means that there is no key by which to know the builder.
-var errHostKey = errors.New("host key unknown")
-
-// knownHosts collects the keys and authorities that an OpenSSH known_hosts file
+// KnownHosts collects the keys and authorities that an OpenSSH known_hosts file
 // has for a host. Lines that cannot be read are skipped, as ssh does; revoked keys
 // are not used.
-func knownHosts(content []byte, host string, port int) sshconn.HostKeyPolicy {
-	var policy sshconn.HostKeyPolicy
-	name := hostName(host, port)
+func KnownHosts(content []byte, host string, port int) HostKeyPolicy {
+	var policy HostKeyPolicy
+	name := KnownHostName(host, port)
 	for line := range strings.Lines(string(content)) {
 		marker, patterns, key, _, _, err := ssh.ParseKnownHosts([]byte(line))
 		if err != nil || !matchHost(patterns, name) {
@@ -41,9 +35,9 @@ func knownHosts(content []byte, host string, port int) sshconn.HostKeyPolicy {
 	return policy
 }
 
-// hostName is how known_hosts names a host: in brackets and with the port unless
+// KnownHostName is how known_hosts names a host: in brackets and with the port unless
 // that is 22.
-func hostName(host string, port int) string {
+func KnownHostName(host string, port int) string {
 	if port == 22 {
 		return host
 	}
