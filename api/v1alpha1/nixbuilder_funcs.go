@@ -6,6 +6,7 @@ package v1alpha1
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,6 +29,15 @@ func (s *NixBuilderSpec) ActiveCordon(endpoint *Endpoint, now time.Time) *Cordon
 		return s.Cordon
 	}
 	return nil
+}
+
+// Lacking returns the mandatory features of this spec that the machine is known to
+// lack. Where there are any it can do no build at all: those that ask for them fail
+// there, and others are not for it.
+func (s *NixBuilderSpec) Lacking(machine *EndpointStatus) []string {
+	return slices.DeleteFunc(slices.Clone(s.MandatoryFeatures), func(feature string) bool {
+		return !slices.Contains(machine.RefutedFeatures, feature)
+	})
 }
 
 // Address returns host and port in the one spelling that status uses.

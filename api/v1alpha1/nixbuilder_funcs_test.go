@@ -4,6 +4,7 @@
 package v1alpha1
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -108,5 +109,29 @@ func TestAddToScheme(t *testing.T) {
 		if !scheme.Recognizes(GroupVersion.WithKind(kind)) {
 			t.Errorf("the scheme does not know %s", kind)
 		}
+	}
+}
+
+func TestLacking(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		mandatory, refuted, want []string
+	}{
+		"nothing declared":     {refuted: []string{"kvm"}},
+		"nothing refuted":      {mandatory: []string{"kvm"}},
+		"another one refuted":  {mandatory: []string{"kvm"}, refuted: []string{"benchmark"}},
+		"one of two is lacked": {mandatory: []string{"kvm", "gpu"}, refuted: []string{"benchmark", "gpu"}, want: []string{"gpu"}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			spec := NixBuilderSpec{MandatoryFeatures: tc.mandatory}
+			if got := spec.Lacking(&EndpointStatus{RefutedFeatures: tc.refuted}); !slices.Equal(got, tc.want) {
+				t.Errorf("Lacking() = %v, want %v", got, tc.want)
+			}
+			if len(spec.MandatoryFeatures) != len(tc.mandatory) {
+				t.Error("the spec was changed")
+			}
+		})
 	}
 }

@@ -142,8 +142,8 @@ type LastProbe struct {
 	// +kubebuilder:validation:MaxItems=4
 	Steps []ProbedStep `json:"steps,omitempty"`
 
-	// endpoints are the machines that were probed. There is none where a step
-	// before that is False.
+	// endpoints are the machines that were probed. There is none where steps rule
+	// that out: the spec is not accepted, or no Secret can be used.
 	//
 	// +optional
 	// +listType=map
@@ -319,6 +319,12 @@ type EndpointStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Credential string `json:"credential,omitempty"`
+
+	// cordon is the one that takes it out of use now, its own or that of the whole
+	// object. Absent where there is none, or where it is over.
+	//
+	// +optional
+	Cordon *Cordon `json:"cordon,omitempty"`
 
 	// lastTransitionTime is when state changed last.
 	//

@@ -99,6 +99,11 @@ func (in *EndpointStatus) DeepCopyInto(out *EndpointStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Cordon != nil {
+		in, out := &in.Cordon, &out.Cordon
+		*out = new(Cordon)
+		(*in).DeepCopyInto(*out)
+	}
 	if in.LastTransitionTime != nil {
 		in, out := &in.LastTransitionTime, &out.LastTransitionTime
 		*out = (*in).DeepCopy()
