@@ -134,6 +134,26 @@ func TestTheOnlyBuilderIsWaitedFor(t *testing.T) {
 	})
 }
 
+// The limit of waiting is the build's: one that loses its builders does not wait anew.
+func TestWaitsBetweenLossesCountTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m *machine
+		m = newMachine(t, "one", daemontest.Options{Build: func(ctx context.Context, _ *daemontest.Build) *daemon.BuildResult {
+			m.down()
+			time.AfterFunc(time.Minute, m.up)
+			<-ctx.Done()
+			return nil
+		}})
+		r := newRig(t, rigOptions{builders: []*machine{m}, waitLimit: 150 * time.Second})
+		c := r.connect(1, "x86_64-linux.0")
+		began := time.Now()
+		_, err := c.build(newDerivation("out"))
+		if err == nil || !strings.Contains(err.Error(), "the limit set by --wait-timeout") || time.Since(began) > 4*time.Minute {
+			t.Errorf("it ended after %v with %v", time.Since(began), err)
+		}
+	})
+}
+
 func TestBuildThatKeepsLosingBuildersGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var machines []*machine

@@ -201,6 +201,8 @@ func (j *job) placeElsewhere() (*placement, error) {
 		ctx, cancel = context.WithDeadlineCause(ctx, until, errRespite)
 		defer cancel()
 	}
+	began := time.Now()
+	defer func() { j.need.Waited += time.Since(began) }()
 	return j.supplier.place(ctx, need)
 }
 

@@ -80,9 +80,9 @@ func (s *supplier) place(ctx context.Context, r scheduler.Request) (*placement, 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.server.draining, func() { cancel(context.Cause(s.server.draining)) })()
-	began := time.Now()
+	began, before := time.Now(), r.Waited
 	for pause := firstReplace; ; pause = min(2*pause, maxReplace) {
-		r.Present = s.presence()
+		r.Present, r.Waited = s.presence(), before+time.Since(began)
 		lease, err := s.server.opts.Scheduler.Acquire(ctx, r, func(w scheduler.Waiting) {
 			s.sendAhead(r)
 			if err := s.waits(w); err != nil {

@@ -53,6 +53,8 @@ type rigOptions struct {
 	builders []*machine
 	spool    int64
 	limits   Limits
+	// waitLimit is the longest time that a build waits.
+	waitLimit time.Duration
 	// dial reaches other builders than those in memory.
 	dial fleet.Dialer
 	// failing takes the place of the spool.
@@ -85,7 +87,7 @@ func newRig(t *testing.T, opts rigOptions) *rig {
 	if r.spool, err = spool.Open(spool.Options{Dir: t.TempDir(), MaxBytes: opts.spool, Logger: logger}); err != nil {
 		t.Fatal(err)
 	}
-	r.ledger = scheduler.NewLocal(scheduler.LocalOptions{})
+	r.ledger = scheduler.NewLocal(scheduler.LocalOptions{WaitLimit: opts.waitLimit})
 	if opts.dial == nil {
 		opts.dial = r.dial
 	}

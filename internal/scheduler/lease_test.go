@@ -88,6 +88,21 @@ func TestWaitLimit(t *testing.T) {
 	})
 }
 
+func TestWaitLimitCountsEarlierRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLocal(LocalOptions{WaitLimit: 10 * time.Minute})
+		l.Update([]Builder{linux("a", down)})
+		r := anyLinux
+		r.Waited = 9 * time.Minute
+		began := time.Now()
+		waiting, _ := acquire(t.Context(), l, r)
+		var limit *WaitLimitError
+		if a := <-waiting; !errors.As(a.err, &limit) || time.Since(began) != time.Minute {
+			t.Errorf("it ended with %+v after %v, want a *WaitLimitError after the minute that was left", a, time.Since(began))
+		}
+	})
+}
+
 // TestSlotAtTheLimitIsTaken has slot and limit come at the same moment.
 func TestSlotAtTheLimitIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

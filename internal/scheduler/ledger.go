@@ -18,7 +18,8 @@ type LocalOptions struct {
 	// Interval is the time between two reasons given to one waiting request;
 	// 30 s if zero.
 	Interval time.Duration
-	// WaitLimit is the longest time that a request waits; no limit if zero.
+	// WaitLimit is the longest time that a request waits, with those before it for the
+	// same build; no limit if zero.
 	WaitLimit time.Duration
 }
 
@@ -92,7 +93,7 @@ func (l *Local) Acquire(ctx context.Context, r Request, notify func(Waiting)) (*
 	defer ticker.Stop()
 	var limit <-chan time.Time
 	if l.limit > 0 {
-		timer := time.NewTimer(l.limit)
+		timer := time.NewTimer(l.limit - r.Waited)
 		defer timer.Stop()
 		limit = timer.C
 	}

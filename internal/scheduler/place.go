@@ -104,6 +104,9 @@ type Request struct {
 	Present map[string]int
 	// Label names the build for people who look at the queue.
 	Label string
+	// Waited is how long the build has waited in earlier requests, which counts where
+	// the ledger limits waiting.
+	Waited time.Duration
 }
 
 // Place returns the index in s.Builders of the builder that should run the
