@@ -130,19 +130,32 @@ func (e *endpoint) takeFacts(spec *v1alpha1.NixBuilderSpec, given *v1alpha1.Endp
 func (e *endpoint) inUse() bool { return e.state.InUse() }
 
 // listable reports whether a machines file may have a line for it, whatever
-// its health. The exceptions are those for which hope is no reason: someone
+// its health.
+func (e *endpoint) listable() bool { return e.obstacle() == "" }
+
+// obstacle says why a machines file may have no line for it, whatever its
+// health, or is empty. These are the cases for which hope is no reason: someone
 // has taken it out of use, or it could not be reached in safety.
-func (e *endpoint) listable() bool {
+func (e *endpoint) obstacle() string {
 	switch {
-	case e.cordon != nil,
-		e.state.FailedCondition == v1alpha1.ConditionHostKeyVerified,
-		e.state.FailedCondition == v1alpha1.ConditionCredentialsValid,
-		len(e.hostKeys) == 0 && len(e.authorities) == 0,
-		len(e.systems) == 0,
-		e.secret == "":
-		return false
+	case e.cordon != nil && e.cordon.Until != nil:
+		return "cordoned until " + e.cordon.Until.UTC().Format(time.RFC3339) + ": " + e.cordon.Reason
+	case e.cordon != nil:
+		return "cordoned: " + e.cordon.Reason
+	case e.state.FailedCondition == v1alpha1.ConditionHostKeyVerified:
+		return "its host key is not verified (" + e.state.Reason + ")"
+	case e.state.FailedCondition == v1alpha1.ConditionCredentialsValid:
+		return "its credentials are not valid (" + e.state.Reason + ")"
+	case len(e.hostKeys) == 0 && len(e.authorities) == 0:
+		return "no host key is known yet"
+	case len(e.systems) == 0 && len(e.state.RefutedSystems) > 0:
+		return "it builds for none of its systems (" + e.state.Reason + ")"
+	case len(e.systems) == 0:
+		return "no system is known yet"
+	case e.secret == "":
+		return "it has no Secret to log in with"
 	}
-	return true
+	return ""
 }
 
 // writable is a system or feature that means the same in every file. What is
