@@ -326,7 +326,7 @@ func TestCancelledCanaryEndsTheBuild(t *testing.T) {
 		<-started
 		cancel()
 	}()
-	if _, _, err := newChecker().check(ctx, &target, knowledge{}); err == nil {
+	if _, _, err := testChecker().check(ctx, &target, knowledge{}); err == nil {
 		t.Error("no error")
 	}
 	select {

@@ -27,6 +27,8 @@ type knowledge struct {
 	offerUntil time.Time
 	// canaries are the builds done there.
 	canaries canaries
+	// conn is the connection of the probe that just ended, where it is to be kept.
+	conn idleConn
 }
 
 // checker runs single probes.
@@ -44,9 +46,17 @@ type checker struct {
 func (c *checker) check(ctx context.Context, t *Target, known knowledge) (Result, knowledge, error) {
 	r := &report{target: t, facts: known.facts}
 	r.facts.OfferedHostKey, r.facts.OfferedHostKeyFingerprint = "", ""
-	started, err := c.run(ctx, r, &known)
+	known.conn = nil
+	started, conn, err := c.run(ctx, r, &known)
 	if ctx.Err() != nil {
-		return Result{}, known, context.Cause(ctx)
+		err = context.Cause(ctx)
+	}
+	if conn != nil {
+		if _, failed := r.failure(); err == nil && t.keep && !failed {
+			known.conn = conn
+		} else {
+			_ = conn.Close()
+		}
 	}
 	if err != nil {
 		return Result{}, known, err
@@ -57,41 +67,44 @@ func (c *checker) check(ctx context.Context, t *Target, known knowledge) (Result
 		known.offerUntil = time.Time{}
 		known.canaries.doubt = true
 	}
+	outcomes := r.complete()
 	return Result{
-		Outcomes: r.complete(), Facts: r.facts,
-		Started: started, Duration: time.Since(started),
+		Outcomes: outcomes, Facts: r.facts,
+		Started: started, Duration: time.Since(started), Took: r.took(outcomes),
 	}, known, nil
 }
 
-func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Time, error) {
+// run passes the steps. It returns when it began to connect, and the connection where
+// it got one.
+func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Time, *sshconn.Conn, error) {
 	t := r.target
 	policy, ok := hostKeyPolicy(r, known.firstKey)
 	if !ok {
-		return time.Now(), nil
+		return time.Now(), nil, nil
 	}
 	keys := parseCredentials(t.Credentials, time.Now())
 	if len(keys.list) == 0 {
 		// Connecting without the intent to log in would be held against us
 		// (PerSourcePenalties), and would find out nothing that can be used.
 		r.fail(StepAuthenticated, keys.reason, t.says("%s", keys.message))
-		return time.Now(), nil
+		return time.Now(), nil, nil
 	}
 	release, err := c.gate.host(ctx, t.Host)
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, nil, err
 	}
 	defer release()
 	started := time.Now()
-	conn, err := c.connect(ctx, t, policy, keys.list)
+	r.watch.start()
+	conn, err := c.connect(ctx, r, policy, keys.list)
 	if err != nil {
 		var failure *sshconn.Error
 		if !errors.As(err, &failure) {
-			return started, err
+			return started, nil, err
 		}
 		c.notConnected(ctx, r, known, keys, policy, failure)
-		return started, nil
+		return started, nil, nil
 	}
-	defer func() { _ = conn.Close() }()
 	release()
 	known.spoken = true
 	r.pass(StepReachable, ReasonConnected, messageConnected(t))
@@ -101,14 +114,20 @@ func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Ti
 		r.facts.Credential = keys.names[used]
 	}
 	r.pass(StepAuthenticated, ReasonAuthenticated, messageLoggedIn(t, r.facts.Credential))
-	if c.nix(ctx, r, conn) {
+	if c.nix(ctx, r, conn) && c.machine(ctx, r, known, conn) {
 		c.systems(ctx, r, known, conn)
 	}
-	return started, nil
+	return started, conn, nil
 }
 
-// connect opens the connection. Its handshake takes a turn at the gate.
-func (c *checker) connect(ctx context.Context, t *Target, policy sshconn.HostKeyPolicy, keys []ssh.Signer) (*sshconn.Conn, error) {
+// connect opens the connection. Its handshake takes a turn at the gate, and the time
+// of the steps that it passes is counted.
+func (c *checker) connect(ctx context.Context, r *report, policy sshconn.HostKeyPolicy, keys []ssh.Signer) (*sshconn.Conn, error) {
+	t := r.target
+	timeout := t.Timeout
+	if t.patience > 0 {
+		timeout = t.patience
+	}
 	var turn atomic.Pointer[func()]
 	defer func() {
 		if release := turn.Load(); release != nil {
@@ -117,8 +136,11 @@ func (c *checker) connect(ctx context.Context, t *Target, policy sshconn.HostKey
 	}()
 	return sshconn.Dial(ctx, sshconn.Config{
 		Address: t.Address(), User: t.User, Signers: keys, HostKeys: policy,
-		NetDial: c.dial, Timeout: t.Timeout,
+		NetDial: c.dial, Timeout: timeout,
+		OnStep: r.watch.passed,
 		AwaitTurn: func(ctx context.Context) error {
+			r.watch.lap(StepReachable)
+			defer r.watch.start()
 			release, err := c.gate.turn(ctx)
 			if err == nil {
 				turn.Store(&release)

@@ -124,7 +124,7 @@ func (c *checker) badHostKey(ctx context.Context, r *report, keys signers, polic
 	case e.Seen == nil && len(policy.Pinned) == 0:
 		reason = ReasonHostCertMissing
 	case e.Seen == nil:
-		_, err := c.connect(ctx, r.target, sshconn.HostKeyPolicy{}, keys.list)
+		_, err := c.connect(ctx, &report{target: r.target}, sshconn.HostKeyPolicy{}, keys.list)
 		var again *sshconn.Error
 		if errors.As(err, &again) {
 			e.Seen = again.Seen

@@ -28,6 +28,7 @@ func (p *Prober) begin(builder Key, target Target) *endpoint {
 		// All endpoints come back at once when the process starts.
 		e.due = now.Add(time.Duration(p.random() * float64(target.Interval)))
 	}
+	e.wanted = e.snapshot.Requested
 	e.target.Restored = nil
 	heap.Push(&p.agenda, e)
 	return e
@@ -39,10 +40,15 @@ func (p *Prober) retarget(e *endpoint, target Target) {
 	target.Restored = nil
 	e.target = target
 	now := time.Now()
+	if !target.KeepConnection {
+		e.keeping.release()
+	}
 	switch {
 	case !sameMachine(&old, &target):
 		e.snapshot = Snapshot{State: StateUnknown, Reason: ReasonNotProbed, Message: messageNotProbed, Since: now}
 		e.known = knowledge{firstKey: target.PinnedHostKey}
+		e.keeping.release()
+		e.keeping = keeping{}
 	case target.PinnedHostKey != "" && target.PinnedHostKey != e.known.firstKey:
 		// The key that the prober itself pinned comes back here too, unchanged.
 		e.known.firstKey = target.PinnedHostKey
@@ -74,13 +80,14 @@ func hasSpoken(kept *Snapshot) bool {
 		kept.Result.Outcome(StepReachable).Status == StatusTrue
 }
 
-// unverified returns outcomes without what was found out about systems, which
-// was about other ones.
+// unverified returns outcomes without what was found out about systems and about the
+// machine, which was by other measures.
 func unverified(outcomes []Outcome) []Outcome {
 	outcomes = slices.Clone(outcomes)
 	for i, outcome := range outcomes {
-		if outcome.Step == StepSystemsVerified && outcome.Reason != ReasonNotReached {
-			outcomes[i] = Outcome{Step: StepSystemsVerified, Status: StatusUnknown, Reason: ReasonNotProbed, Message: messageNotProbed}
+		expected := outcome.Step == StepSystemsVerified || outcome.Step == StepMachineFit
+		if expected && outcome.Reason != ReasonNotReached {
+			outcomes[i] = Outcome{Step: outcome.Step, Status: StatusUnknown, Reason: ReasonNotProbed, Message: messageNotProbed}
 		}
 	}
 	return outcomes
@@ -89,6 +96,7 @@ func unverified(outcomes []Outcome) []Outcome {
 // forget takes an endpoint off the agenda and ends its probe.
 func (p *Prober) forget(e *endpoint) {
 	e.forgotten = true
+	e.keeping.release()
 	if e.cancel != nil {
 		e.cancel()
 	}

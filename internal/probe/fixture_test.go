@@ -127,8 +127,8 @@ func targetFor(tb testing.TB, server *sshtest.Server) Target {
 	}.withDefaults()
 }
 
-func newChecker() *checker {
-	return &checker{dial: sshconn.NewDialer(nil), gate: newGate(4), random: func() float64 { return 0.5 }}
+func testChecker() *checker {
+	return newChecker(Options{Dial: sshconn.NewDialer(nil), MaxHandshakes: 4, Random: func() float64 { return 0.5 }})
 }
 
 // probeOnce checks a target without earlier knowledge.
@@ -139,7 +139,7 @@ func probeOnce(tb testing.TB, target Target) (Result, knowledge) {
 
 func probeAgain(tb testing.TB, target Target, known knowledge) (Result, knowledge) {
 	tb.Helper()
-	result, known, err := newChecker().check(tb.Context(), &target, known)
+	result, known, err := testChecker().check(tb.Context(), &target, known)
 	if err != nil {
 		tb.Fatalf("check: %v", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"time"
 
@@ -30,6 +29,9 @@ type Options struct {
 	// MaxHandshakes bounds how many SSH key exchanges are computed at the same
 	// time. Zero is eight per processor. Waiting for a builder does not count.
 	MaxHandshakes int
+	// KeepConnections allows leaving a connection to each endpoint open between
+	// probes, where its target wants that.
+	KeepConnections bool
 	// Log gets changes of state (info) and every result (debug). Nil is silence.
 	Log *slog.Logger
 	// Random returns numbers from [0, 1) to spread probes. Nil is math/rand/v2.
@@ -43,6 +45,7 @@ type Prober struct {
 	onResult func(Key, Result)
 	log      *slog.Logger
 	random   func() float64
+	keeps    bool
 	check    checkFunc
 
 	mu       sync.Mutex
@@ -62,6 +65,9 @@ type endpoint struct {
 	snapshot Snapshot
 	counts   streaks
 	known    knowledge
+	keeping  keeping
+	// wanted is the token of the last request.
+	wanted string
 
 	due   time.Time
 	place int // on the agenda, or notQueued
@@ -74,22 +80,13 @@ type endpoint struct {
 
 // New makes a prober without endpoints.
 func New(opts Options) *Prober {
-	if opts.Dial == nil {
-		opts.Dial = sshconn.NewDialer(sshconn.DefaultDenied())
-	}
-	if opts.MaxHandshakes <= 0 {
-		opts.MaxHandshakes = 8 * runtime.GOMAXPROCS(0)
-	}
-	if opts.Random == nil {
-		opts.Random = rand.Float64
-	}
-	checker := &checker{dial: opts.Dial, gate: newGate(opts.MaxHandshakes), random: opts.Random}
-	return newProber(opts, checker.check)
+	return newProber(opts, newChecker(opts).check)
 }
 
 func newProber(opts Options, check checkFunc) *Prober {
 	p := &Prober{
-		onChange: opts.OnChange, onResult: opts.OnResult, log: opts.Log, random: opts.Random, check: check,
+		onChange: opts.OnChange, onResult: opts.OnResult, log: opts.Log, random: opts.Random,
+		keeps: opts.KeepConnections, check: check,
 		builders: map[Key]map[string]*endpoint{}, wake: make(chan struct{}, 1),
 	}
 	if p.onChange == nil {
@@ -199,24 +196,51 @@ func (p *Prober) launchDue(ctx context.Context) (next time.Time, any bool) {
 // launch probes e aside. What the probe needs is copied: Set may change the endpoint
 // meanwhile. Called with the mutex held.
 func (p *Prober) launch(ctx context.Context, e *endpoint) {
-	ctx, cancel := context.WithCancel(ctx)
+	probeCtx, cancel := context.WithCancel(ctx)
 	e.cancel = cancel
-	target, known, revision := e.target, e.known, e.revision
+	one := &attempt{target: e.target, revision: e.revision, redial: e.keeping.lost}
+	one.target.keep = p.keeps && e.target.KeepConnection && e.keeping.wanted(time.Now())
+	known, last := e.known, e.snapshot.Result
+	if e.requested() {
+		one.request, known = e.wanted, known.anew()
+	}
 	p.running.Go(func() {
 		defer cancel()
-		result, known, err := p.check(ctx, &target, known)
-		if err == nil {
-			p.onResult(e.key, result)
+		if one.redial {
+			one.result, one.known, one.err = p.redial(probeCtx, &one.target, &last, known)
+		} else {
+			one.result, one.known, one.err = p.check(probeCtx, &one.target, known)
 		}
-		if p.finish(e, revision, result, known, err) {
+		if one.err == nil {
+			p.onResult(e.key, one.result)
+		}
+		if p.finish(ctx, e, one) {
 			p.onChange(e.key)
+		}
+		if one.known.conn != nil { // nobody wanted it any more
+			_ = one.known.conn.Close()
 		}
 	})
 }
 
+// attempt is one probe: what it is for and what came of it.
+type attempt struct {
+	target   Target
+	revision int
+	// request is the token of the request that it answers, or empty.
+	request string
+	// redial: it is made because a kept connection was lost.
+	redial bool
+
+	result Result
+	known  knowledge
+	err    error
+}
+
 // finish takes a probe's result in, puts the endpoint back on the agenda and tells
-// whether its snapshot looks different now.
-func (p *Prober) finish(e *endpoint, revision int, result Result, known knowledge, err error) bool {
+// whether its snapshot looks different now. It takes the connection that is kept. ctx
+// is that of Start.
+func (p *Prober) finish(ctx context.Context, e *endpoint, one *attempt) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.cancel = nil
@@ -226,18 +250,34 @@ func (p *Prober) finish(e *endpoint, revision int, result Result, known knowledg
 	defer p.rouse()
 	defer heap.Push(&p.agenda, e)
 	now := time.Now()
-	if e.revision != revision {
-		e.due = now // what was found out is about something else
+	if e.revision != one.revision || e.keeping.lost && !one.redial {
+		e.due = now // what was found out is about something else, or no longer so
 		return false
 	}
-	if err != nil {
+	if one.err != nil {
 		e.due = now.Add(e.target.Interval) // Start ends
 		return false
 	}
-	prev := e.snapshot
-	e.known = known
-	e.snapshot, e.counts = observe(prev, e.counts, result, e.target.FailureThreshold, now)
-	e.due = result.Started.Add(vary(wait(e.target.Interval, e.snapshot.State, e.counts), p.random()))
+	prev, threshold := e.snapshot, e.target.FailureThreshold
+	if one.redial {
+		threshold = 1
+	}
+	e.snapshot, e.counts = observe(prev, e.counts, one.result, threshold, now)
+	e.snapshot.Requested, e.snapshot.RequestedResult = prev.Requested, prev.RequestedResult
+	if one.request != "" {
+		e.snapshot.Requested, e.snapshot.RequestedResult = one.request, one.result
+	}
+	if one.redial {
+		p.settle(e, e.snapshot.State != StateHealthy, now)
+	}
+	e.known, e.known.conn = one.known, nil
+	if e.target.KeepConnection && p.keep(ctx, e, one.known.conn) {
+		one.known.conn = nil
+	}
+	e.due = one.result.Started.Add(vary(wait(e.target.Interval, e.snapshot.State, e.counts), p.random()))
+	if e.requested() {
+		e.due = now
+	}
 	p.report(e, prev.State)
 	return !sameFace(&prev, &e.snapshot)
 }

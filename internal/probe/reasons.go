@@ -97,6 +97,15 @@ const (
 	ReasonTrustUnknown   Reason = "TrustUnknown"
 )
 
+// Reasons of StepMachineFit.
+const (
+	ReasonMachineFit         Reason = "MachineFit"
+	ReasonDiskPressure       Reason = "DiskPressure"
+	ReasonOverloaded         Reason = "Overloaded"
+	ReasonClockSkewed        Reason = "ClockSkewed"
+	ReasonMachineNotMeasured Reason = "MachineNotMeasured"
+)
+
 // Reasons of StepSystemsVerified. Only the daemon itself can refute a declared system,
 // and its protocol has no question for it but a build: so only canaries fail.
 const (
@@ -107,6 +116,7 @@ const (
 	ReasonFeaturesNotConfirmed Reason = "FeaturesNotConfirmed"
 	ReasonCanaryInconclusive   Reason = "CanaryInconclusive"
 	ReasonSystemsRefuted       Reason = "SystemsRefuted"
+	ReasonFeaturesRefuted      Reason = "FeaturesRefuted"
 	ReasonCanaryFailed         Reason = "CanaryFailed"
 )
 
@@ -118,6 +128,9 @@ type Entry struct {
 	// AtOnce tells that the endpoint becomes unhealthy at the first probe that ends
 	// so, without regard to its threshold.
 	AtOnce bool
+	// StaysInUse tells that the endpoint remains in use although the outcome is
+	// False.
+	StaysInUse bool
 	// Meaning says in short what is the case and what to do about it. Messages say
 	// it with names and particulars.
 	Meaning string
@@ -127,7 +140,8 @@ type Entry struct {
 func Catalogue() []Entry {
 	var all []Entry
 	for _, part := range [][]Entry{
-		reachableReasons(), hostKeyReasons(), loginReasons(), nixReasons(), trustReasons(), systemsReasons(),
+		reachableReasons(), hostKeyReasons(), loginReasons(), nixReasons(), trustReasons(),
+		machineReasons(), systemsReasons(),
 	} {
 		all = append(all, part...)
 	}
@@ -142,6 +156,13 @@ func entryOf(reason Reason) (Entry, bool) {
 		}
 	}
 	return Entry{}, false
+}
+
+// StaysInUse tells whether an endpoint with a False outcome for this reason remains
+// in use.
+func (r Reason) StaysInUse() bool {
+	entry, _ := entryOf(r)
+	return entry.StaysInUse
 }
 
 func reachableReasons() []Entry {
@@ -229,10 +250,21 @@ func trustReasons() []Entry {
 	})
 }
 
+func machineReasons() []Entry {
+	return entries(StepMachineFit, []Entry{
+		{Status: StatusTrue, Reason: ReasonMachineFit, Meaning: "Disk, load and clock are within `thresholds`."},
+		{AtOnce: true, Reason: ReasonDiskPressure, Meaning: "The file system of the store has less room than `minFreeSpace`. Collect garbage there, let Nix do so by itself (`min-free`, `max-free`), or lower the threshold."},
+		{AtOnce: true, Reason: ReasonOverloaded, Meaning: "Load or pressure is above a threshold. Lower `maxJobs`, find out what else runs there, or raise the threshold."},
+		{StaysInUse: true, Reason: ReasonClockSkewed, Meaning: "The machine's clock differs from the operator's by more than `maxClockSkewSeconds`. Have both synchronised."},
+		{Status: StatusUnknown, Reason: ReasonMachineNotMeasured, Meaning: "The machine cannot be measured: only nix-daemon may be run there, or the login shell or its tools are unusual ones."},
+	})
+}
+
 func systemsReasons() []Entry {
 	return entries(StepSystemsVerified, []Entry{
 		{Status: StatusTrue, Reason: ReasonSystemsVerified, Meaning: "The builder's configuration has all declared systems and features, or the canary built for all systems."},
-		{Reason: ReasonSystemsRefuted, Meaning: "The canary's build fails for some systems: the daemon does not build for them, or emulation is missing. These leave the machines file; the builder stays in use for the others."},
+		{StaysInUse: true, Reason: ReasonSystemsRefuted, Meaning: "The canary's build fails for some systems: the daemon does not build for them, or emulation is missing. These leave the machines file; the builder stays in use for the others."},
+		{StaysInUse: true, Reason: ReasonFeaturesRefuted, Meaning: "The daemon refuses the canary's build for want of a feature. That feature leaves the machines file; the builder stays in use for other builds. Correct `supportedFeatures`, or `system-features` in its nix.conf."},
 		{AtOnce: true, Reason: ReasonCanaryFailed, Meaning: "The canary's build fails for every system: sandbox, build users, `max-jobs`, disk or emulation are broken, and any other build would fail, too."},
 		{Status: StatusUnknown, Reason: ReasonCanaryInconclusive, Meaning: "The canary's build showed nothing: it took too long, or was broken off. It is repeated soon."},
 		{Status: StatusUnknown, Reason: ReasonDiscoveryDisabled, Meaning: "The builder is not asked, since `discovery` is disabled."},

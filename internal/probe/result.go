@@ -18,6 +18,7 @@ const (
 	StepAuthenticated   Step = "Authenticated"
 	StepNixAvailable    Step = "NixAvailable"
 	StepTrusted         Step = "Trusted"
+	StepMachineFit      Step = "MachineFit"
 	StepSystemsVerified Step = "SystemsVerified"
 )
 
@@ -25,7 +26,7 @@ const (
 func Steps() []Step {
 	return []Step{
 		StepReachable, StepHostKeyVerified, StepAuthenticated,
-		StepNixAvailable, StepTrusted, StepSystemsVerified,
+		StepNixAvailable, StepTrusted, StepMachineFit, StepSystemsVerified,
 	}
 }
 
@@ -75,8 +76,10 @@ type Facts struct {
 	Features []string
 	MaxJobs  int
 	Cores    int
-	// Refuted are systems that the builder turned out not to build for.
-	Refuted []string
+	// Refuted are systems that the builder turned out not to build for, and
+	// RefutedFeatures features that its daemon lacks.
+	Refuted         []string
+	RefutedFeatures []string
 	// HostKey is the verified host key as "type base64", with its fingerprint.
 	HostKey            string
 	HostKeyFingerprint string
@@ -85,12 +88,33 @@ type Facts struct {
 	OfferedHostKeyFingerprint string
 	// Credential names the credential that logged in.
 	Credential string
+
+	// What was measured last. These figures differ from probe to probe, so they do
+	// not count when facts are compared.
+
+	// FreeBytes is the room for users other than root in the file system of the
+	// store, StoreBytes the size of that; both are 0 where they are not known.
+	FreeBytes  int64
+	StoreBytes int64
+	// Processors is how many are in use, 0 where that is not known. LoadPercent is
+	// the load average of the last minute in percent of them.
+	Processors  int
+	LoadPercent int
+	// PressureKnown tells whether the machine has Linux's pressure stall
+	// information. The others are the parts of the last minute, in percent, in
+	// which some process had to wait for a processor, for memory, or for a disk.
+	PressureKnown                           bool
+	CPUPressure, MemoryPressure, IOPressure int
+	// ClockSkew is by how much the machine's clock is ahead, within a second or so.
+	ClockSkew time.Duration
 }
 
+// equal tells whether two facts are the same, but for what was measured.
 func (f Facts) equal(g Facts) bool {
 	return f.NixVersion == g.NixVersion && f.ProtocolVersion == g.ProtocolVersion && f.Trust == g.Trust &&
 		slices.Equal(f.Systems, g.Systems) && slices.Equal(f.Features, g.Features) &&
 		f.MaxJobs == g.MaxJobs && f.Cores == g.Cores && slices.Equal(f.Refuted, g.Refuted) &&
+		slices.Equal(f.RefutedFeatures, g.RefutedFeatures) &&
 		f.HostKey == g.HostKey && f.OfferedHostKey == g.OfferedHostKey && f.Credential == g.Credential
 }
 
@@ -101,6 +125,9 @@ type Result struct {
 	Facts    Facts
 	Started  time.Time
 	Duration time.Duration
+	// Took has one entry for each of Outcomes: how long that step took, zero where
+	// it was not reached. It is nil where that is not known, as after a restart.
+	Took []time.Duration
 }
 
 // Outcome finds the outcome of a step; before the first probe it is unknown.
@@ -113,11 +140,11 @@ func (r *Result) Outcome(step Step) Outcome {
 	return Outcome{Step: step, Status: StatusUnknown, Reason: ReasonNotProbed, Message: messageNotProbed}
 }
 
-// Failure is the first step that failed. Being refuted for some systems is none: the
-// builder is of use for the others.
+// Failure is the first step that failed in a way that takes the endpoint out of use.
+// Being refuted for some systems, say, does not: it is of use for the others.
 func (r *Result) Failure() (Outcome, bool) {
 	for _, outcome := range r.Outcomes {
-		if outcome.Status == StatusFalse && outcome.Reason != ReasonSystemsRefuted {
+		if outcome.Status == StatusFalse && !outcome.Reason.StaysInUse() {
 			return outcome, true
 		}
 	}
@@ -152,6 +179,10 @@ type Snapshot struct {
 	LastHealthy time.Time
 	// Result is that of the last probe.
 	Result Result
+	// Requested is the token of the last requested probe that has ended, and
+	// RequestedResult its result; see Prober.Request.
+	Requested       string
+	RequestedResult Result
 }
 
 // Usable tells whether builds may be sent there: it is healthy, or was until so
@@ -161,8 +192,8 @@ func (s *Snapshot) Usable() bool {
 }
 
 // sameFace tells whether two snapshots look the same from outside: times of probes
-// and how long they took do not count.
+// and how long they took do not count. The answer to a request does.
 func sameFace(a, b *Snapshot) bool {
-	return a.State == b.State && a.Reason == b.Reason && a.Message == b.Message &&
+	return a.Requested == b.Requested && a.State == b.State && a.Reason == b.Reason && a.Message == b.Message &&
 		slices.Equal(a.Result.Outcomes, b.Result.Outcomes) && a.Result.Facts.equal(b.Result.Facts)
 }

@@ -21,6 +21,7 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 	"nixbuilder.io/nix-builder-operator/test/sshtest"
+	"nixbuilder.io/nix-builder-operator/test/captured"
 )
 
 // TestSecretIsNeverShown formats, encodes and logs a target in all usual ways.
@@ -58,7 +59,7 @@ func TestNoKeyMaterial(t *testing.T) {
 	server := sshtest.New(t, sshtest.Behavior{
 		AuthorizedKeys: []ssh.PublicKey{public}, Exec: newNix(t, daemontest.Options{}).exec,
 	})
-	var log lockedBuffer
+	var log captured.Text
 	changed := make(chan struct{}, 100)
 	p := New(Options{
 		Dial:     sshconn.NewDialer(nil),
@@ -112,23 +113,6 @@ func TestNoKeyMaterial(t *testing.T) {
 	}
 }
 
-// lockedBuffer is a buffer for several writers.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // dsaKey is a private key of a type that OpenSSH has dropped. Its numbers are toys.
 func dsaKey(tb testing.TB) []byte {

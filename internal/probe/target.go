@@ -51,6 +51,11 @@ type Credential struct {
 type Target struct {
 	// builder is what the endpoint belongs to; Set fills it in, for messages.
 	builder Key
+	// keep and patience are filled in for each probe: whether to leave the connection
+	// open afterwards, and the time for each step of connecting where it is not
+	// Timeout.
+	keep     bool
+	patience time.Duration
 	// Endpoint names it within its builder.
 	Endpoint string
 	Host     string
@@ -76,6 +81,11 @@ type Target struct {
 	Discovery bool
 	// Canary allows building something tiny there for each system, now and then.
 	Canary bool
+	// Thresholds say how full, busy or wrong the machine may be.
+	Thresholds Thresholds
+	// KeepConnection leaves the connection of a probe that passed open until the next
+	// probe's replaces it, so that its loss shows at once; see kept.go.
+	KeepConnection bool
 	// Interval is the time from one probe's start to the next one's; Timeout
 	// bounds each step of a probe. FailureThreshold is how many failures in a row
 	// make an endpoint unhealthy. Zero values become the defaults below.
@@ -85,6 +95,24 @@ type Target struct {
 	// Restored, where not nil, is the state to start from when the endpoint is set
 	// for the first time. It is not looked at later.
 	Restored *Snapshot
+}
+
+// Thresholds say how full, busy or wrong a machine may be. What is zero is not looked
+// at.
+type Thresholds struct {
+	// MinFreeBytes is how much room the file system of the store has to have.
+	MinFreeBytes int64
+	// MaxLoadPercent is the most that the load average of the last minute may be,
+	// in percent of the processors.
+	MaxLoadPercent int
+	// MaxCPUPressure, MaxMemoryPressure and MaxIOPressure are the most of the last
+	// minute, in percent, in which some process may have waited for it (Linux).
+	MaxCPUPressure    int
+	MaxMemoryPressure int
+	MaxIOPressure     int
+	// MaxClockSkew is how far the clock may be from ours. It takes nothing out of
+	// use.
+	MaxClockSkew time.Duration
 }
 
 // Defaults of a [Target].
@@ -137,5 +165,5 @@ func sameCredentials(a, b *Target) bool {
 // sameExpectations tells whether a result for one target answers for the other.
 func sameExpectations(a, b *Target) bool {
 	return slices.Equal(a.Systems, b.Systems) && slices.Equal(a.Features, b.Features) &&
-		a.Discovery == b.Discovery && a.Canary == b.Canary
+		a.Discovery == b.Discovery && a.Canary == b.Canary && a.Thresholds == b.Thresholds
 }

@@ -166,6 +166,12 @@ func (c *Conn) ask(asking *atomic.Bool) {
 	})
 }
 
+// KeepAlive watches the connection from now on, as [Config.Keepalive] does from its
+// start. It is for connections made without, and to be called at most once.
+func (c *Conn) KeepAlive(k Keepalive) {
+	c.spawn(func() { c.keepAlive(k) })
+}
+
 // lost is the error of an operation that failed because the transport failed. It
 // makes sure that the connection has ended and tells why.
 func (c *Conn) lost(err error) error {

@@ -30,6 +30,11 @@ type Config struct {
 	// NetDial opens the network connection. Nil is [NewDialer] with
 	// [DefaultDenied]; who sets it is responsible for addresses not allowed.
 	NetDial DialFunc
+	// Jump, unless nil, is an SSH server through which Address is connected to, as
+	// with OpenSSH's ProxyJump: the name is resolved and connected to from there.
+	// NetDial is not used then, but the jump host's is. The connection to the jump
+	// host belongs to this one and ends with it.
+	Jump *Config
 	// Timeout bounds each step. Zero is [DefaultTimeout].
 	Timeout   time.Duration
 	Keepalive Keepalive
@@ -40,6 +45,10 @@ type Config struct {
 	// how many of these run at once without waiting for silent peers. The time it
 	// takes is charged to no step. Its error ends the attempt.
 	AwaitTurn func(ctx context.Context) error
+	// OnStep, unless nil, is called when a step begins, StepEstablished included;
+	// where there are none for long, the last one is under way. It must not block
+	// and may be called from any goroutine.
+	OnStep func(Step)
 }
 
 func (c Config) withDefaults() Config {
@@ -63,7 +72,9 @@ func Dial(ctx context.Context, config Config) (*Conn, error) {
 	attempt := &attempt{config: config}
 	conn, err := attempt.run(ctx)
 	if err != nil {
-		err.Address = config.Address
+		if !err.JumpHost {
+			err.Address = config.Address
+		}
 		return nil, err
 	}
 	return conn, nil
@@ -85,7 +96,7 @@ func (a *attempt) run(ctx context.Context) (*Conn, *Error) {
 	if err != nil {
 		return nil, err
 	}
-	a.watch = &watchConn{Conn: raw, timeout: a.config.Timeout, born: time.Now()}
+	a.watch = &watchConn{Conn: raw, timeout: a.config.Timeout, born: time.Now(), onStep: a.config.OnStep}
 	if a.config.AwaitTurn != nil {
 		a.watch.awaitTurn = func() error { return a.config.AwaitTurn(ctx) }
 	}
@@ -113,6 +124,9 @@ func (a *attempt) run(ctx context.Context) (*Conn, *Error) {
 }
 
 func (a *attempt) connect(ctx context.Context) (net.Conn, *Error) {
+	if a.config.Jump != nil {
+		return a.connectThrough(ctx)
+	}
 	stepCtx, cancel := context.WithTimeout(ctx, a.config.Timeout)
 	defer cancel()
 	raw, err := a.config.NetDial(stepCtx, "tcp", a.config.Address)

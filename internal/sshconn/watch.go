@@ -28,6 +28,8 @@ type watchConn struct {
 	timeout time.Duration
 	// awaitTurn, unless nil, is called once when the peer has identified itself.
 	awaitTurn func() error
+	// onStep, unless nil, is called when a step begins.
+	onStep func(Step)
 
 	// born is when the connection was made, heard how long after that the last byte
 	// was received.
@@ -58,6 +60,9 @@ func (w *watchConn) enter(step Step) {
 	w.mu.Lock()
 	w.step = step
 	w.mu.Unlock()
+	if w.onStep != nil {
+		w.onStep(step)
+	}
 	deadline := time.Time{}
 	if step != StepEstablished {
 		deadline = time.Now().Add(w.timeout)
