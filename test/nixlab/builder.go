@@ -15,6 +15,9 @@ import (
 //go:embed scripts/builder-init.sh
 var builderInit string
 
+//go:embed scripts/lab-daemon.sh
+var labDaemon string
+
 // BuilderOptions for [Lab.StartBuilder]. Only Name is required.
 type BuilderOptions struct {
 	// Name is unique within the lab; a DNS label.
@@ -88,6 +91,7 @@ func (l *Lab) StartBuilder(ctx context.Context, opts BuilderOptions) (*Builder, 
 		files:      map[string]string{"etc/ssh/lab_hostkey": private},
 		public: map[string]string{
 			"lab-init":                    builderInit,
+			"lab-daemon":                  labDaemon,
 			"etc/nix/nix.conf":            builderNixConf(opts),
 			"etc/ssh/lab_sshd_config":     sshdConfig(opts),
 			"etc/ssh/lab_authorized_keys": l.clientKey + "\n",

@@ -29,13 +29,17 @@ const (
 	Nix28  Version = "2.8"
 	Nix226 Version = "2.26"
 	Newest Version = "newest"
+	// Nix23 is too old to be used as a builder.
+	Nix23 Version = "2.3"
 )
 
-// Versions returns all versions, oldest first.
+// Versions returns all versions that can be used, oldest first.
 func Versions() []Version { return []Version{Nix28, Nix226, Newest} }
 
 func (v Version) suite() (string, error) {
 	switch v {
+	case Nix23:
+		return "bullseye", nil
 	case Nix28:
 		return "bookworm", nil
 	case Nix226:
@@ -43,7 +47,7 @@ func (v Version) suite() (string, error) {
 	case Newest:
 		return "testing", nil
 	default:
-		return "", fmt.Errorf("the Nix lab has no version %q, only 2.8, 2.26 and newest", string(v))
+		return "", fmt.Errorf("the Nix lab has no version %q, only 2.3, 2.8, 2.26 and newest", string(v))
 	}
 }
 

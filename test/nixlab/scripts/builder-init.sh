@@ -9,20 +9,15 @@ chgrp nixbld /nix/store
 chmod 1775 /nix/store
 chmod 1777 /nix/var/nix/gcroots/per-user /nix/var/nix/profiles/per-user
 
-rm -f /nix/var/nix/daemon-socket/socket # of the time before a restart
-# Without its state directory a daemon would take its own socket for the
-# store and fork without end; naming the store rules that out.
-NIX_REMOTE=local nix-daemon </dev/null >>/var/log/lab/nix-daemon.log 2>&1 3>&- &
-echo $! >/run/nix-daemon.pid
-
 : >/var/log/lab/sshd.log
 /usr/sbin/sshd -D -f /etc/ssh/lab_sshd_config -E /var/log/lab/sshd.log </dev/null 3>&- &
 sshd=$!
+. /lab-daemon
+echo $sshd >/run/sshd.pid
 until grep -q '^Server listening' /var/log/lab/sshd.log; do
 	kill -0 $sshd 2>/dev/null || { cat /var/log/lab/sshd.log >&2; exit 1; }
 	sleep 0.02
 done
-until [ -S /nix/var/nix/daemon-socket/socket ]; do sleep 0.02; done
 echo ready >&3
 exec 3>&-
 

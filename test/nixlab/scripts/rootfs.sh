@@ -10,6 +10,25 @@
 # that configuration would have done are done by setup below.
 set -euo pipefail
 
+# shells adds login shells to the machine, without what they depend on for
+# interactive use, such as the Python and manual pages of fish.
+shells() {
+	local root=$1 work package
+	work=$(mktemp -d)
+	(
+		cd "$work"
+		APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq -o APT::Sandbox::User=root download zsh tcsh busybox-static fish fish-common libpcre2-32-0
+	)
+	for package in "$work"/*.deb; do
+		dpkg-deb --fsys-tarfile "$package" | tar --extract --directory "$root" --keep-directory-symlink \
+			--exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' \
+			--exclude='./usr/share/fish/completions/*' --exclude='./usr/share/fish/tools/*' --exclude='./usr/bin/fish_*'
+	done
+	rm -r "$work"
+	# Busybox is what its name says: under this one, a shell.
+	ln -sfn busybox "$root/bin/ash"
+}
+
 setup() {
 	local root=$1 number bin
 	cd "$root"
@@ -51,6 +70,7 @@ setup() {
 }
 
 if [ "$1" = --setup ]; then
+	shells "$2"
 	setup "$2"
 	exit
 fi
