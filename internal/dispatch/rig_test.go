@@ -4,7 +4,6 @@
 package dispatch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
 	"nixbuilder.io/nix-builder-operator/internal/scheduler"
 	"nixbuilder.io/nix-builder-operator/internal/spool"
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
 
@@ -45,7 +45,7 @@ type rig struct {
 
 	mu       sync.Mutex
 	machines map[string]*machine
-	log      lockedBuffer
+	log      captured.Text
 }
 
 // rigOptions change a rig. The zero value gives builders one slot each.
@@ -193,22 +193,4 @@ func (e *events) all() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.list)
-}
-
-// lockedBuffer is a buffer for concurrent use.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

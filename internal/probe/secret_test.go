@@ -20,8 +20,8 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
-	"nixbuilder.io/nix-builder-operator/test/sshtest"
 	"nixbuilder.io/nix-builder-operator/test/captured"
+	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
 
 // TestSecretIsNeverShown formats, encodes and logs a target in all usual ways.
@@ -112,7 +112,6 @@ func TestNoKeyMaterial(t *testing.T) {
 		t.Error("nothing was logged")
 	}
 }
-
 
 // dsaKey is a private key of a type that OpenSSH has dropped. Its numbers are toys.
 func dsaKey(tb testing.TB) []byte {

@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -56,7 +56,7 @@ func (c *client) begin(ctx context.Context, g graph, args ...string) (*running, 
 
 // running is a nix-build that goes on.
 type running struct {
-	output lockedBuffer
+	output captured.Text
 	began  time.Time
 	done   chan struct{}
 	// from is who builds, graph what; where somebody wants to know.
@@ -188,24 +188,4 @@ func sameFile(path string, want []byte, mode os.FileMode) error {
 		return fmt.Errorf("its mode is %v, want %v", info.Mode(), mode)
 	}
 	return nil
-}
-
-// lockedBuffer is a buffer that a process writes to while a test reads it.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-// String is all that was written so far.
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -21,6 +21,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/internal/connect"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -48,7 +49,7 @@ func (p persona) run(ctx context.Context, client *nixlab.Client, env []string, a
 	GinkgoHelper()
 	command, err := client.Command(ctx, p.user, env, append(append([]string{}, p.through...), args...)...)
 	Expect(err).NotTo(HaveOccurred())
-	var stdout, stderr lockedBuffer
+	var stdout, stderr captured.Text
 	command.Stdout, command.Stderr = &stdout, &stderr
 	_ = command.Run() // the status tells
 	Expect(ctx.Err()).NotTo(HaveOccurred(), "%v does not end:\n%s", args, &stderr)

@@ -8,13 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -27,7 +27,7 @@ type dispatcher struct {
 
 	command *exec.Cmd
 	done    chan struct{}
-	log     lockedBuffer
+	log     captured.Text
 }
 
 // newDispatcher starts a dispatcher for the lines of a machines file and
@@ -106,22 +106,4 @@ func (d *dispatcher) kill() {
 	GinkgoHelper()
 	Expect(d.command.Process.Kill()).To(Succeed())
 	<-d.done
-}
-
-// lockedBuffer is a buffer that a process writes to while a test reads it.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -23,6 +23,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/test/builders"
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/envtest"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
@@ -172,7 +173,7 @@ func startOperator(environment *envtest.Environment) {
 	GinkgoHelper()
 	kubeconfig := filepath.Join(GinkgoT().TempDir(), "kubeconfig")
 	Expect(environment.WriteKubeconfig(kubeconfig)).To(Succeed())
-	var log lockedBuffer
+	var log captured.Text
 	command := exec.Command(filepath.Join(programs, "manager"), "--kubeconfig="+kubeconfig, "--log-level=debug",
 		"--health-probe-bind-address=0", "--metrics-bind-address=0",
 		// Loopback, which is denied by default, is where the lab is.

@@ -14,6 +14,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -165,7 +166,7 @@ var _ = Describe("Uploads", Serial, func() {
 // running is a nix-build that goes on beside the test.
 type running struct {
 	command *exec.Cmd
-	output  lockedBuffer
+	output  captured.Text
 	done    chan struct{}
 	err     error // valid once done is closed
 }

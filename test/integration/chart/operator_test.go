@@ -4,7 +4,6 @@
 package chart
 
 import (
-	"bytes"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +32,7 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon/daemontest"
 	"nixbuilder.io/nix-builder-operator/test/builders"
+	"nixbuilder.io/nix-builder-operator/test/captured"
 	"nixbuilder.io/nix-builder-operator/test/chart"
 	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
@@ -185,7 +184,7 @@ func look(ctx SpecContext, builder *v1alpha1.NixBuilder) seen {
 type operator struct {
 	command                       *exec.Cmd
 	done                          chan struct{}
-	log                           lockedBuffer
+	log                           captured.Text
 	healthAddress, metricsAddress string
 }
 
@@ -308,22 +307,4 @@ func freeAddress() string {
 	Expect(err).NotTo(HaveOccurred())
 	defer listener.Close()
 	return listener.Addr().String()
-}
-
-// lockedBuffer is a buffer that a process writes to while a test reads it.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.ToValidUTF8(b.text.String(), "?")
 }
