@@ -12,6 +12,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,28 +37,29 @@ const (
 )
 
 // publish brings the ConfigMap of a namespace to the content, unless it has it
-// already or is not ours.
+// already or is not ours. Where it was written too often lately, wait says when to
+// come again.
 //
 // The apply is forced: on an object that carries our label, what we apply is
 // ours, and a line changed by somebody else would fail builds. Keys and labels
 // that others have added to it stay theirs. With the UID of the object that
 // was looked at, an apply cannot hit another one that took its place.
-func (r *Reconciler) publish(ctx context.Context, namespace string, builders []v1alpha1.NixBuilder, content *Content) (outcome, error) {
+func (r *Reconciler) publish(ctx context.Context, namespace string, builders []v1alpha1.NixBuilder, content *Content) (_ outcome, wait time.Duration, _ error) {
 	current, err := r.current(ctx, namespace)
 	if err != nil {
-		return unchanged, err
+		return unchanged, 0, err
 	}
 	owners := ownersOf(builders)
 	hash := contentHash(content.Data, owners)
 	if current != nil {
 		if current.Labels[ManagedByLabel] != ManagedBy {
-			return conflicting, nil
+			return conflicting, 0, nil
 		}
 		if current.Annotations[ContentHashAnnotation] == hash && has(current, content.Data, owners) {
-			return unchanged, nil
+			return unchanged, 0, nil
 		}
-		if !urgent(current, content.Data, owners) && r.pace.wait(namespace, r.clock.Now()) > 0 {
-			return postponed, nil
+		if wait := r.pace.Wait(namespace, r.clock.Now(), inARow(current, content.Data, owners)); wait > 0 {
+			return postponed, wait, nil
 		}
 	}
 	apply := corev1apply.ConfigMap(ConfigMapName, namespace).
@@ -75,10 +77,10 @@ func (r *Reconciler) publish(ctx context.Context, namespace string, builders []v
 		apply.WithUID(current.UID)
 	}
 	if err := r.client.Apply(ctx, apply, client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
-		return unchanged, fmt.Errorf("apply ConfigMap %s/%s: %w", namespace, ConfigMapName, err)
+		return unchanged, 0, fmt.Errorf("apply ConfigMap %s/%s: %w", namespace, ConfigMapName, err)
 	}
-	r.pace.note(namespace, r.clock.Now())
-	return written, nil
+	r.pace.Note(namespace, r.clock.Now())
+	return written, 0, nil
 }
 
 // current returns the ConfigMap of a namespace, nil if there is none. That

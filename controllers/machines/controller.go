@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/controllers/internal/pace"
 )
 
 const (
@@ -63,7 +64,7 @@ type Reconciler struct {
 	metrics  *Metrics
 	clock    clock.PassiveClock
 	warnings warnings
-	pace     pace
+	pace     *pace.Pace
 }
 
 // NewReconciler returns a Reconciler. It works without a manager, too.
@@ -74,6 +75,7 @@ func NewReconciler(options Options) *Reconciler {
 		recorder: options.Recorder,
 		metrics:  options.Metrics,
 		clock:    options.Clock,
+		pace:     pace.New(leisure),
 	}
 	if r.clock == nil {
 		r.clock = clock.RealClock{}
@@ -142,7 +144,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if len(builders) == 0 {
 		r.metrics.forget(namespace)
 		r.warnings.clear(namespace)
-		r.pace.forget(namespace)
+		r.pace.Forget(namespace)
 		result, err := r.withdraw(ctx, namespace)
 		if result == written {
 			ctrl.LoggerFrom(ctx).Info("Deleted ConfigMap, since the namespace has no NixBuilder any more")
@@ -158,7 +160,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("render builders: %w", err)
 	}
-	result, err := r.publish(ctx, namespace, builders, content)
+	result, postponement, err := r.publish(ctx, namespace, builders, content)
 	if err != nil {
 		return r.settled(ctx, err)
 	}
@@ -167,7 +169,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		r.warn(ctx, builders, problemConflict)
 		return ctrl.Result{}, nil
 	case postponed:
-		return ctrl.Result{RequeueAfter: max(r.pace.wait(namespace, now), time.Millisecond)}, nil
+		return ctrl.Result{RequeueAfter: postponement}, nil
 	}
 	r.warnings.clear(namespace)
 	r.metrics.problem(namespace, "")

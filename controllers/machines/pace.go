@@ -5,49 +5,31 @@ package machines
 
 import (
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// leisure is the least time between a write of a namespace's ConfigMap and one
-// that tells dispatchers alone something new. Machines that fail now in this way
-// and now in that would otherwise have all of it written for each of their probes.
-const leisure = 5 * time.Second
+const (
+	// leisure is the least time between two writes of a namespace's ConfigMap, on
+	// average. What tells dispatchers alone something new always waits for it:
+	// machines that fail now in this way and now in that would otherwise have all of
+	// it written for each of their probes.
+	leisure = 5 * time.Second
+	// urgentInARow is how many writes may follow each other without a pause where
+	// they matter to ssh: machines that are lost or come back. One that flaps must
+	// wait like the others.
+	urgentInARow = 3
+)
 
-// pace remembers when the ConfigMap of each namespace was written last. It starts
-// empty: the first write after a restart waits for nothing.
-type pace struct {
-	mu      sync.Mutex
-	written map[string]time.Time
-}
-
-// wait returns how long a write that is not urgent has to wait; 0 is not at all.
-func (p *pace) wait(namespace string, now time.Time) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	last, ok := p.written[namespace]
-	if !ok || now.Before(last) { // the clock was set
-		return 0
+// inARow is how many writes may follow each other without a pause, the next one
+// included.
+func inARow(current *corev1.ConfigMap, data map[string]string, owners []owner) int {
+	if urgent(current, data, owners) {
+		return urgentInARow
 	}
-	return max(leisure-now.Sub(last), 0)
-}
-
-func (p *pace) note(namespace string, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.written == nil {
-		p.written = make(map[string]time.Time)
-	}
-	p.written[namespace] = now
-}
-
-func (p *pace) forget(namespace string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.written, namespace)
+	return 1
 }
 
 // urgent reports whether something besides the list for dispatchers differs:
