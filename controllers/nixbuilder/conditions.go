@@ -29,6 +29,8 @@ func passed(step probe.Step, user string) verdict {
 		return holds(string(probe.ReasonNixAnswers), "nix-daemon answers")
 	case probe.StepTrusted:
 		return holds(string(probe.ReasonUserTrusted), fmt.Sprintf("nix-daemon trusts %s", user))
+	case probe.StepMachineFit:
+		return holds(string(probe.ReasonMachineFit), "disk, load and clock are within spec.thresholds")
 	default:
 		return holds(string(probe.ReasonSystemsVerified), "the declared systems and features are those of the machine")
 	}

@@ -51,6 +51,7 @@ func allTrue() map[string]condition {
 		v1alpha1.ConditionAuthenticated:    {isTrue, "LoggedIn", "logged in as nix"},
 		v1alpha1.ConditionNixAvailable:     {isTrue, "NixDaemonAnswers", "nix-daemon answers"},
 		v1alpha1.ConditionTrusted:          {isTrue, "UserTrusted", "nix-daemon trusts nix"},
+		v1alpha1.ConditionMachineFit:       {isTrue, "MachineFit", "disk, load and clock are within spec.thresholds"},
 		v1alpha1.ConditionSystemsVerified:  {isTrue, "SystemsVerified", "the declared systems and features are those of the machine"},
 		v1alpha1.ConditionReady:            {isTrue, "AllHealthy", "every endpoint is healthy"},
 	}
@@ -113,11 +114,12 @@ func TestConditions(t *testing.T) {
 		},
 		"a failure goes before a doubt, the first endpoint first": {
 			builder: three(), snapshots: snapshots(untrusted, refused, untrusted),
-			want: with(with(failing(probe.StepReachable,
+			want: with(with(with(failing(probe.StepReachable,
 				condition{isFalse, "ConnectionRefused", "b (b.example.com:22): connection refused (1 of 3 endpoints)"},
 				condition{isUnknown, "NotReached", "b: not checked, because an earlier condition is not True (1 of 3 endpoints)"},
 				condition{isFalse, "UserNotTrusted", "a (a.example.com:22): not trusted"}),
 				v1alpha1.ConditionTrusted, condition{isFalse, "UserNotTrusted", "a (a.example.com:22): not trusted (2 of 3 endpoints)"}),
+				v1alpha1.ConditionMachineFit, condition{isUnknown, "NotReached", "a: not checked, because an earlier condition is not True (3 of 3 endpoints)"}),
 				v1alpha1.ConditionSystemsVerified, condition{isUnknown, "NotReached", "a: not checked, because an earlier condition is not True (3 of 3 endpoints)"}),
 		},
 		"a declared system is refuted everywhere": {
@@ -287,7 +289,7 @@ func TestConditionOrder(t *testing.T) {
 	}
 	want := []string{
 		"Accepted", "CredentialsValid", "Reachable", "HostKeyVerified", "Authenticated",
-		"NixAvailable", "Trusted", "SystemsVerified", "Ready",
+		"NixAvailable", "Trusted", "MachineFit", "SystemsVerified", "Ready",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)

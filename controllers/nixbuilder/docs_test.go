@@ -37,8 +37,11 @@ func reasonTables() string {
 				continue
 			}
 			atOnce := ""
-			if entry.AtOnce {
+			switch {
+			case entry.AtOnce:
 				atOnce = "yes"
+			case entry.StaysInUse:
+				atOnce = "stays in use"
 			}
 			fmt.Fprintf(&text, "| %s | `%s` | %s | %s |\n", entry.Status, entry.Reason, atOnce, entry.Meaning)
 		}

@@ -112,7 +112,7 @@ func (s *scope) endpointStatus(endpoint *v1alpha1.Endpoint) v1alpha1.EndpointSta
 	return entry
 }
 
-// endpointState tells state, first condition that is not True, reason and message.
+// endpointState tells state, the condition that says most, reason and message.
 func (s *scope) endpointState(snapshot *probe.Snapshot) (state v1alpha1.EndpointState, condition, reason, message string) {
 	switch {
 	case s.accepted.status != metav1.ConditionTrue:
@@ -128,13 +128,26 @@ func (s *scope) endpointState(snapshot *probe.Snapshot) (state v1alpha1.Endpoint
 		state = v1alpha1.EndpointUnhealthy
 	}
 	reason, message = string(snapshot.Reason), snapshot.Message
-	for _, outcome := range snapshot.Result.Outcomes {
-		if outcome.Status != probe.StatusTrue {
-			condition, reason, message = string(outcome.Step), string(outcome.Reason), outcome.Message
-			break
-		}
+	if outcome, ok := telling(&snapshot.Result); ok {
+		condition, reason, message = string(outcome.Step), string(outcome.Reason), outcome.Message
 	}
 	return state, condition, clip(reason, v1alpha1.MaxTextLength), clip(message, v1alpha1.MaxMessageLength)
+}
+
+// telling is the outcome that says most about an endpoint: what takes it out of use,
+// else the first that does not hold, else the first doubt.
+func telling(result *probe.Result) (probe.Outcome, bool) {
+	if failure, failed := result.Failure(); failed {
+		return failure, true
+	}
+	for _, status := range []probe.Status{probe.StatusFalse, probe.StatusUnknown} {
+		for _, outcome := range result.Outcomes {
+			if outcome.Status == status {
+				return outcome, true
+			}
+		}
+	}
+	return probe.Outcome{}, false
 }
 
 // hostKey is the pin where the endpoint has one, else the key last verified.

@@ -132,7 +132,7 @@ func restoredOutcomes(status *v1alpha1.EndpointStatus) []probe.Outcome {
 		switch {
 		case string(step) == status.FailedCondition:
 			outcome.Status = probe.StatusFalse
-			if healthy && status.Reason != string(probe.ReasonSystemsRefuted) {
+			if healthy && !probe.Reason(status.Reason).StaysInUse() {
 				outcome.Status = probe.StatusUnknown
 			}
 			outcome.Reason, outcome.Message = probe.Reason(status.Reason), status.Message

@@ -28,7 +28,8 @@ func TestCheckHealthy(t *testing.T) {
 	}
 	want := []string{
 		"Reachable=True Connected", "HostKeyVerified=True HostKeyMatches", "Authenticated=True LoggedIn",
-		"NixAvailable=True NixDaemonAnswers", "Trusted=True UserTrusted", "SystemsVerified=True SystemsVerified",
+		"NixAvailable=True NixDaemonAnswers", "Trusted=True UserTrusted",
+		"MachineFit=True MachineFit", "SystemsVerified=True SystemsVerified",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("outcomes (-want +got):\n%s", diff)

@@ -42,6 +42,10 @@ func messageOf(tb testing.TB, t *Target, entry Entry, text string) string {
 		return messageNix(t, nixFailure{reason: entry.Reason, status: "exit status 1", text: text})
 	case entry.Step == StepTrusted:
 		return messageTrust(t, entry.Reason)
+	case entry.Step == StepMachineFit:
+		return messageMachine(t, entry.Reason, []string{text})
+	case entry.Reason == ReasonFeaturesRefuted:
+		return messageFeaturesRefuted(t, []string{"kvm"}, text)
 	case entry.Reason == ReasonCanaryInconclusive:
 		return messageCanary(t, []canaryVerdict{inconclusive("x86_64-linux", quoted(text, ""))})
 	case entry.Reason == ReasonSystemsRefuted:

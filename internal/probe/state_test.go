@@ -112,15 +112,15 @@ func TestRestore(t *testing.T) {
 	}{
 		"healthy": {
 			Snapshot{State: StateHealthy, Reason: ReasonAllPassed, Since: since},
-			[]Status{StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusTrue},
+			[]Status{StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusTrue},
 		},
 		"not trusted": {
 			Snapshot{State: StateUnhealthy, Reason: ReasonUserNotTrusted, Message: "m", Since: since},
-			[]Status{StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusFalse, StatusUnknown},
+			[]Status{StatusTrue, StatusTrue, StatusTrue, StatusTrue, StatusFalse, StatusUnknown, StatusUnknown},
 		},
 		"unreachable": {
 			Snapshot{State: StateSuspect, Reason: ReasonConnectTimeout, Message: "m", Since: since},
-			[]Status{StatusFalse, StatusUnknown, StatusUnknown, StatusUnknown, StatusUnknown, StatusUnknown},
+			[]Status{StatusFalse, StatusUnknown, StatusUnknown, StatusUnknown, StatusUnknown, StatusUnknown, StatusUnknown},
 		},
 	}
 	for name, tc := range tests {
@@ -155,6 +155,9 @@ func TestCatalogue(t *testing.T) {
 		seen[entry.Reason] = true
 		if entry.Meaning == "" || entry.Step == "" || entry.Status == "" {
 			t.Errorf("incomplete: %+v", entry)
+		}
+		if entry.StaysInUse && (entry.AtOnce || entry.Status != StatusFalse) {
+			t.Errorf("%s stays in use, and acts at once or does not fail", entry.Reason)
 		}
 		if entry.AtOnce && entry.Status != StatusFalse {
 			t.Errorf("%s does not fail, but acts at once", entry.Reason)
