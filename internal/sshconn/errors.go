@@ -74,6 +74,9 @@ const (
 	KindSessionRefused Kind = "session refused"
 	// KindExecRefused: the peer would not run the command.
 	KindExecRefused Kind = "command refused"
+	// KindForwardRefused: the jump host does not pass connections on to the address
+	// (AllowTcpForwarding, PermitOpen, a restricted key).
+	KindForwardRefused Kind = "forwarding refused"
 	// KindTimeout: no answer in time at the step that the error names.
 	KindTimeout Kind = "timed out"
 	// KindKeepalive: an established connection fell silent for longer than its
@@ -96,6 +99,8 @@ type Step string
 const (
 	// StepConnect covers resolving the name and connecting.
 	StepConnect Step = "connect"
+	// StepForward has the jump host resolve the name and connect; see [Config.Jump].
+	StepForward Step = "connect from the jump host"
 	// StepIdentify waits for the peer's SSH identification line.
 	StepIdentify Step = "identification"
 	// StepKeyExchange agrees on keys and checks the host key.
@@ -115,6 +120,9 @@ type Error struct {
 	Kind    Kind
 	Step    Step
 	Address string // host:port as configured
+	// JumpHost tells that the connection to the jump host failed, or ended, not the
+	// one through it; Address is the jump host's.
+	JumpHost bool
 	// Detail says more: text that the peer sent (at most [MaxText] printable
 	// characters), or the names of algorithms or principals.
 	Detail string
@@ -132,6 +140,9 @@ type Error struct {
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("ssh to ")
+	if e.JumpHost {
+		b.WriteString("the jump host ")
+	}
 	b.WriteString(e.Address)
 	b.WriteString(": ")
 	b.WriteString(string(e.Kind))

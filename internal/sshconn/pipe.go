@@ -5,7 +5,9 @@ package sshconn
 
 import (
 	"io"
+	"os"
 	"sync"
+	"time"
 )
 
 const (
@@ -28,6 +30,41 @@ type pipe struct {
 	// readErr is what a reader gets once the ring is empty, writeErr what a writer
 	// gets.
 	readErr, writeErr error
+	// reading and writing limit the waits of reader and writer.
+	reading, writing limit
+}
+
+// limit is a point in time from which on one end of a pipe fails with
+// [os.ErrDeadlineExceeded]. The pipe's lock guards it.
+type limit struct {
+	timer  *time.Timer
+	passed bool
+}
+
+// setLimit moves a limit of the pipe; the zero time takes it away.
+func (p *pipe) setLimit(l *limit, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+	l.passed = false
+	if wait := time.Until(at); !at.IsZero() && wait <= 0 {
+		l.passed = true
+	} else if !at.IsZero() {
+		var timer *time.Timer
+		timer = time.AfterFunc(wait, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if l.timer == timer { // and no other limit was set meanwhile
+				l.passed = true
+				p.moved.Broadcast()
+			}
+		})
+		l.timer = timer
+	}
+	p.moved.Broadcast()
 }
 
 func newPipe() *pipe {
@@ -72,13 +109,17 @@ func (p *pipe) close(readErr, writeErr error) {
 func (p *pipe) filled() ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.n == 0 {
-		if p.readErr != nil {
+	for {
+		switch {
+		case p.readErr != nil && p.n == 0:
 			return nil, p.readErr
+		case p.reading.passed:
+			return nil, os.ErrDeadlineExceeded
+		case p.n > 0:
+			return p.ring[p.r:min(p.r+p.n, len(p.ring))], nil
 		}
 		p.moved.Wait()
 	}
-	return p.ring[p.r:min(p.r+p.n, len(p.ring))], nil
 }
 
 // taken takes k bytes out that filled has returned.
@@ -100,6 +141,9 @@ func (p *pipe) free() ([]byte, error) {
 	for {
 		if p.writeErr != nil {
 			return nil, p.writeErr
+		}
+		if p.writing.passed {
+			return nil, os.ErrDeadlineExceeded
 		}
 		if p.n == len(p.ring) && p.n < maxPipe {
 			p.grow()

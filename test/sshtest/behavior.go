@@ -5,6 +5,7 @@ package sshtest
 
 import (
 	"io"
+	"net"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -15,6 +16,10 @@ type Exec func(command string, stdio Stdio) int
 
 // KilledBySignal is what an Exec returns to have its end reported as SIGKILL.
 const KilledBySignal = -1
+
+// Forward makes the connection that a client wants a jump host to make. An
+// [*ssh.OpenChannelError] is told as it is, any other error as a failure to connect.
+type Forward func(address string) (net.Conn, error)
 
 // Stdio is what a command is connected to. The input ends when the client closes it
 // or goes away.
@@ -33,6 +38,8 @@ type Behavior struct {
 	// Exec runs commands. Nil answers each with "not found" and status 127, as a
 	// shell does.
 	Exec Exec
+	// Forward, unless nil, makes it a jump host; otherwise it passes on no connections.
+	Forward Forward
 	// HostKeys replaces the server's own key. Signers with host certificates are
 	// offered as such.
 	HostKeys []ssh.Signer

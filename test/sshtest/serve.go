@@ -138,6 +138,9 @@ func (s *Server) session(offered ssh.NewChannel, b Behavior) {
 	case b.Fault == FaultStopAtSession:
 		<-s.stop
 		return
+	case offered.ChannelType() == "direct-tcpip":
+		s.forward(offered, b)
+		return
 	case offered.ChannelType() != "session":
 		_ = offered.Reject(ssh.UnknownChannelType, "only sessions")
 		return
