@@ -36,6 +36,8 @@ type Options struct {
 	// ProbeConcurrency bounds how many SSH handshakes are computed at once; 0 is
 	// the prober's default.
 	ProbeConcurrency int
+	// KeepConnections allows one idle connection to each machine between probes.
+	KeepConnections bool
 	// Registerer takes the metrics; nil is that of the manager's metrics server.
 	Registerer prometheus.Registerer
 }
@@ -89,11 +91,12 @@ func SetupAll(mgr ctrl.Manager, options Options) error {
 	}
 	wakeups := &nixbuilder.Wakeups{}
 	prober := probe.New(probe.Options{
-		Dial:          options.Dial,
-		OnChange:      wakeups.Notify,
-		OnResult:      builderMetrics.ProbeEnded,
-		MaxHandshakes: options.ProbeConcurrency,
-		Log:           slog.New(logr.ToSlogHandler(mgr.GetLogger().WithName("probe"))),
+		Dial:            options.Dial,
+		OnChange:        wakeups.Notify,
+		OnResult:        builderMetrics.ProbeEnded,
+		MaxHandshakes:   options.ProbeConcurrency,
+		KeepConnections: options.KeepConnections,
+		Log:             slog.New(logr.ToSlogHandler(mgr.GetLogger().WithName("probe"))),
 	})
 	if err := mgr.Add(leaderOnly{prober}); err != nil {
 		return fmt.Errorf("add the prober: %w", err)

@@ -80,6 +80,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) erro
 	err = controllers.SetupAll(mgr, controllers.Options{
 		Dial:             sshconn.NewDialer(o.deniedRanges),
 		ProbeConcurrency: o.probeConcurrency,
+		KeepConnections:  o.keptConnections,
 	})
 	if err != nil {
 		return err

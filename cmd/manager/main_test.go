@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"context"
 	"errors"
 	"flag"
@@ -43,6 +44,8 @@ func TestParse(t *testing.T) {
 		"denied ranges":        {arguments: []string{"--denied-ranges=10.1.2.3/8,fd00::/8"}, get: func(o *options) string { return o.deniedRanges.String() }, want: "10.0.0.0/8,fd00::/8"},
 		"no denied ranges":     {arguments: []string{"--denied-ranges="}, get: func(o *options) string { return o.deniedRanges.String() }},
 		"a bad range":          {arguments: []string{"--denied-ranges=10.1.2.3"}, wantError: `"10.1.2.3" is no address range such as 10.0.0.0/8`},
+		"kept connections":     {get: func(o *options) string { return fmt.Sprint(o.keptConnections) }, want: "true"},
+		"no kept connections":  {arguments: []string{"--kept-connections=false"}, get: func(o *options) string { return fmt.Sprint(o.keptConnections) }, want: "false"},
 		"an argument":          {arguments: []string{"start"}, wantError: `unexpected argument "start"`},
 		"an unknown flag":      {arguments: []string{"--colour"}, wantError: "flag provided but not defined"},
 		"negative concurrency": {arguments: []string{"--probe-concurrency=-1"}, wantError: "must not be negative"},

@@ -27,6 +27,7 @@ type options struct {
 	metricsCertDir          string
 	deniedRanges            prefixes
 	probeConcurrency        int
+	keptConnections         bool
 	logLevel                string
 	logFormat               string
 	version                 bool
@@ -45,6 +46,7 @@ func (o *options) flagSet() *flag.FlagSet {
 	o.deniedRanges = sshconn.DefaultDenied()
 	flags.Var(&o.deniedRanges, "denied-ranges", "address `ranges` (CIDR, separated by commas) that are never connected to, whatever a host name resolves to; none when empty")
 	flags.IntVar(&o.probeConcurrency, "probe-concurrency", 0, "how many SSH handshakes are computed at once; 8 per processor when 0")
+	flags.BoolVar(&o.keptConnections, "kept-connections", true, "keep one idle SSH connection to each machine between probes, so that its loss shows at once")
 	flags.StringVar(&o.logLevel, "log-level", "info", "least `level` to log: error, info or debug")
 	flags.StringVar(&o.logFormat, "log-format", "json", "`format` of the log: json or console")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")

@@ -153,8 +153,8 @@ func TestProberFailure(t *testing.T) {
 			t.Errorf("after the third: %+v", got)
 		}
 		pass(100 * time.Second)
-		s.expectStarts(t, "a", 0, 30, 60, 90, 93.75, 101.25, 116.25, 146.25, 176.25)
-		if got := s.Snapshot(builder)["a"]; got.State != StateHealthy || got.Since.Sub(s.began).Seconds() != 146.25 {
+		s.expectStarts(t, "a", 0, 30, 60, 90, 93.75, 101.25, 116.25, 140.25, 170.25)
+		if got := s.Snapshot(builder)["a"]; got.State != StateHealthy || got.Since.Sub(s.began).Seconds() != 140.25 {
 			t.Errorf("after coming back: %+v", got)
 		}
 		if got := s.changed(); got != 4 { // healthy, suspect, unhealthy, healthy

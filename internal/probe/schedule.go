@@ -9,8 +9,9 @@ import (
 
 // When probes happen. An endpoint is probed once per interval, counted from start to
 // start. Failing changes nothing until it is unhealthy; then it is looked at again
-// soon, in case the outage was a short one, and less and less often up to the
-// interval. After a refused login it is left alone for longer: OpenSSH adds five
+// soon, in case the outage was a short one, and less and less often, but never more
+// than an interval after the last time: so a builder that is back is found within one.
+// After a refused login it is left alone for longer: OpenSSH adds five
 // seconds of penalty for each and from fifteen on turns the whole source address
 // away, healthy endpoints behind it included. A change of the target ends all waiting.
 const (
@@ -20,6 +21,10 @@ const (
 	// firstRetry is the part of an interval after which an endpoint that has just
 	// become unhealthy is probed again; each further time the wait doubles.
 	firstRetry = 8
+	// longestRetry is the part of an interval, in percent, that the wait grows to.
+	// With jitter, probe and publication that makes less than one interval from the
+	// return of a builder to its being listed.
+	longestRetry = 80
 	// minRetry bounds that from below.
 	minRetry = time.Second
 	// refusedRetry is the wait after the first refused login; each further one
@@ -34,7 +39,8 @@ func wait(interval time.Duration, state State, counts streaks) time.Duration {
 	case counts.refused > 0:
 		return max(interval, double(refusedRetry, counts.refused-1, maxRefusedRetry))
 	case state == StateUnhealthy:
-		return min(interval, max(minRetry, double(interval/firstRetry, counts.unlisted-1, interval)))
+		longest := interval * longestRetry / 100
+		return min(longest, max(minRetry, double(interval/firstRetry, counts.unlisted-1, longest)))
 	default:
 		return interval
 	}

@@ -21,12 +21,12 @@ func TestWait(t *testing.T) {
 			reason: ReasonConnectTimeout,
 			want: []time.Duration{
 				interval, interval, // still below the threshold
-				interval / 8, interval / 4, interval / 2, interval, interval, interval,
+				interval / 8, interval / 4, interval / 2, interval * 4 / 5, interval * 4 / 5,
 			},
 		},
 		"at once": {
 			reason: ReasonHostKeyChanged,
-			want:   []time.Duration{interval / 8, interval / 4, interval / 2, interval, interval},
+			want:   []time.Duration{interval / 8, interval / 4, interval / 2, interval * 4 / 5, interval * 4 / 5},
 		},
 		"refused logins": {
 			reason: ReasonAuthRefused,
@@ -39,11 +39,11 @@ func TestWait(t *testing.T) {
 		},
 		"short interval": {
 			interval: 2 * time.Second, reason: ReasonHostKeyChanged,
-			want: []time.Duration{time.Second, time.Second, time.Second, 2 * time.Second},
+			want: []time.Duration{time.Second, time.Second, time.Second, 1600 * time.Millisecond},
 		},
 		"shorter than the minimum": {
 			interval: 100 * time.Millisecond, reason: ReasonHostKeyChanged,
-			want: []time.Duration{100 * time.Millisecond, 100 * time.Millisecond},
+			want: []time.Duration{80 * time.Millisecond, 80 * time.Millisecond},
 		},
 	}
 	for name, tc := range tests {
