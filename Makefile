@@ -65,6 +65,10 @@ chart: manifests ## Bring the Helm chart up to date with config/ and write its R
 .PHONY: generated
 generated: generate manifests chart ## All of the above.
 
+.PHONY: troubleshooting
+troubleshooting: prerequisites envtest rootfs ## Write docs/troubleshooting.md from what is said of real broken builders (as root).
+	UPDATE_DOCS=1 go test -count=1 -timeout 30m -run '^TestCauses$$' ./test/diagnosis
+
 .PHONY: fmt
 fmt: ## Format the Go code.
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
@@ -74,7 +78,13 @@ build: ## Build all binaries into bin/.
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: image
-image: ## Build the container image.
+image: ## Make the container image for amd64 and arm64 in dist/, without a container engine.
+	@cd hack/image && go build -o ../../bin/image .
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) hack/progress.sh 'building the image' \
+		bin/image -version=$(or $(VERSION),dev) -name=$(IMAGE)
+
+.PHONY: docker-image
+docker-image: ## Build the same with Docker, for this machine's architecture.
 	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
 
 ##@ Checks

@@ -6,7 +6,6 @@ package diagnosis
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +44,10 @@ type site struct {
 	lab         *nixlab.Lab
 	environment *envtest.Environment
 	client.Client
+	// names is the name server that the operator asks.
+	names *nameServer
+	// spare is a builder that stays well; nil where no test needs it.
+	spare *nixlab.Builder
 }
 
 // newSite starts all that a test needs, until its end. It skips the test where there
@@ -69,7 +72,7 @@ func newSite(t *testing.T) *site {
 			t.Fatal(err)
 		}
 	}
-	s := &site{lab: lab, environment: envtest.ForTest(t, envtest.Options{AuditLog: filepath.Join(t.TempDir(), "audit.log")})}
+	s := &site{lab: lab, names: startNameServer(t), environment: envtest.ForTest(t, envtest.Options{AuditLog: filepath.Join(t.TempDir(), "audit.log")})}
 	if s.Client, err = s.environment.Client(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +80,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// startOperator runs the operator, as "operator" to the API server. It may connect to
-// loopback, where the lab is.
+// startOperator runs the operator, as "operator" to the API server.
 func (s *site) startOperator(t *testing.T, scheme *runtime.Scheme) {
 	t.Helper()
 	config, err := s.environment.User("operator", "system:masters")
@@ -94,7 +96,7 @@ func (s *site) startOperator(t *testing.T, scheme *runtime.Scheme) {
 		t.Fatal(err)
 	}
 	if err := controllers.SetupAll(manager, controllers.Options{
-		Registerer: prometheus.NewRegistry(), Dial: (&net.Dialer{}).DialContext,
+		Registerer: prometheus.NewRegistry(), Dial: s.names.dialer(deniedHere()),
 	}); err != nil {
 		t.Fatal(err)
 	}
