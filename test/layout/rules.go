@@ -115,6 +115,11 @@ func Rules() []Rule {
 			Reason:   "builds never pass through the operator",
 		},
 		{
+			Packages: []string{"cmd/kubectl-nixbuilder/..."},
+			Deny:     []string{"internal/dispatch/...", "internal/spool", "cmd/manager/..."},
+			Reason:   "the plugin explains by the operator's rules and probes with its prober; it carries no builds",
+		},
+		{
 			Packages: []string{"api/...", "cmd/...", "controllers/...", "internal/..."},
 			Deny:     []string{"test/...", "hack/..."},
 			Reason:   "what tests are made of must not ship",
