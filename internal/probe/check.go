@@ -27,6 +27,8 @@ type knowledge struct {
 	offerUntil time.Time
 	// canaries are the builds done there.
 	canaries canaries
+	// fitness is how the machine kept to its thresholds.
+	fitness fitness
 	// conn is the connection of the probe that just ended, where it is to be kept.
 	conn idleConn
 }
@@ -89,7 +91,10 @@ func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Ti
 		r.fail(StepAuthenticated, keys.reason, t.says("%s", keys.message))
 		return time.Now(), nil, nil
 	}
-	release, err := c.gate.host(ctx, t.Host)
+	if !prepareHop(r) {
+		return time.Now(), nil, nil
+	}
+	release, err := c.enter(ctx, r)
 	if err != nil {
 		return time.Time{}, nil, err
 	}
@@ -114,7 +119,7 @@ func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Ti
 		r.facts.Credential = keys.names[used]
 	}
 	r.pass(StepAuthenticated, ReasonAuthenticated, messageLoggedIn(t, r.facts.Credential))
-	if c.nix(ctx, r, conn) && c.machine(ctx, r, known, conn) {
+	if c.nix(ctx, r, known, conn) && c.machine(ctx, r, known, conn) {
 		c.systems(ctx, r, known, conn)
 	}
 	return started, conn, nil
@@ -134,7 +139,7 @@ func (c *checker) connect(ctx context.Context, r *report, policy sshconn.HostKey
 			(*release)()
 		}
 	}()
-	return sshconn.Dial(ctx, sshconn.Config{
+	return sshconn.Dial(ctx, c.throughHop(r, sshconn.Config{
 		Address: t.Address(), User: t.User, Signers: keys, HostKeys: policy,
 		NetDial: c.dial, Timeout: timeout,
 		OnStep: r.watch.passed,
@@ -147,7 +152,7 @@ func (c *checker) connect(ctx context.Context, r *report, policy sshconn.HostKey
 			}
 			return err
 		},
-	})
+	}))
 }
 
 // verified notes a host key that was accepted. One accepted on first use is pinned

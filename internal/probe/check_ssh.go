@@ -39,6 +39,8 @@ func failedAt(e *sshconn.Error, spoken bool) (Step, Reason) {
 		return StepReachable, ReasonTurnedAway
 	case sshconn.KindNoCommonAlgorithm:
 		return StepReachable, ReasonNoCommonAlgorithm
+	case sshconn.KindForwardRefused:
+		return StepReachable, ReasonJumpForwarding
 	case sshconn.KindTimeout:
 		return timedOutAt(e.Step)
 	}
@@ -50,7 +52,7 @@ func failedAt(e *sshconn.Error, spoken bool) (Step, Reason) {
 
 func timedOutAt(step sshconn.Step) (Step, Reason) {
 	switch step {
-	case sshconn.StepConnect:
+	case sshconn.StepConnect, sshconn.StepForward:
 		return StepReachable, ReasonConnectTimeout
 	case sshconn.StepLogin:
 		return StepAuthenticated, ReasonAuthTimeout
@@ -99,7 +101,16 @@ func loginFailedAt(e *sshconn.Error) (Step, Reason) {
 // notConnected notes why there is no connection.
 func (c *checker) notConnected(ctx context.Context, r *report, known *knowledge, keys signers, policy sshconn.HostKeyPolicy, e *sshconn.Error) {
 	t := r.target
+	if e.JumpHost {
+		c.notJumped(ctx, r, e)
+		return
+	}
 	step, reason := failedAt(e, known.spoken)
+	r.watch.lap(step)
+	if e.Step == sshconn.StepForward {
+		r.fail(step, reason, messageForward(t, reason, e))
+		return
+	}
 	if step == StepReachable {
 		r.fail(step, reason, messageReachable(t, reason, e, known.spoken))
 		return
@@ -124,7 +135,7 @@ func (c *checker) badHostKey(ctx context.Context, r *report, keys signers, polic
 	case e.Seen == nil && len(policy.Pinned) == 0:
 		reason = ReasonHostCertMissing
 	case e.Seen == nil:
-		_, err := c.connect(ctx, &report{target: r.target}, sshconn.HostKeyPolicy{}, keys.list)
+		_, err := c.connect(ctx, &report{target: r.target, hop: r.hop}, sshconn.HostKeyPolicy{}, keys.list)
 		var again *sshconn.Error
 		if errors.As(err, &again) {
 			e.Seen = again.Seen

@@ -14,6 +14,9 @@ const (
 	// same host. One that takes longer is waiting for a host that does not answer,
 	// and would delay other endpoints behind the same name for nothing.
 	hostPatience = 2 * time.Second
+	// jumpPatience is the same for a jump host. Many endpoints may be behind it, which
+	// are all to be found out soon where it does not answer.
+	jumpPatience = 500 * time.Millisecond
 	// turnPatience is how long a handshake counts as busy. Its computations take
 	// milliseconds; one that takes longer is waiting for its peer.
 	turnPatience = 250 * time.Millisecond
@@ -43,6 +46,15 @@ func newGate(handshakes int) *gate {
 // the place back; it may be called more than once and by itself comes into effect
 // after hostPatience.
 func (g *gate) host(ctx context.Context, name string) (release func(), err error) {
+	return g.wait(ctx, name, hostPatience)
+}
+
+// jumpHost is host for one that endpoints are behind.
+func (g *gate) jumpHost(ctx context.Context, name string) (release func(), err error) {
+	return g.wait(ctx, name, jumpPatience)
+}
+
+func (g *gate) wait(ctx context.Context, name string, patience time.Duration) (release func(), err error) {
 	g.mu.Lock()
 	h := g.hosts[name]
 	if h == nil {
@@ -61,7 +73,7 @@ func (g *gate) host(ctx context.Context, name string) (release func(), err error
 	}
 	select {
 	case h.place <- struct{}{}:
-		return lease(hostPatience, func() { <-h.place; leave() }), nil
+		return lease(patience, func() { <-h.place; leave() }), nil
 	case <-ctx.Done():
 		leave()
 		return nil, context.Cause(ctx)

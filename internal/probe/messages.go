@@ -38,9 +38,9 @@ func clip(s string) string {
 // who names an endpoint and its place, as messages begin.
 func (t *Target) who() string {
 	if t.Endpoint == "" {
-		return t.Address()
+		return t.Address() + t.behind()
 	}
-	return t.Endpoint + " (" + t.Address() + ")"
+	return t.Endpoint + " (" + t.Address() + t.behind() + ")"
 }
 
 func (t *Target) says(format string, args ...any) string {
@@ -257,6 +257,8 @@ func messageNix(t *Target, f nixFailure) string {
 		return t.says("it speaks worker protocol %s; 1.34 (Nix 2.8) or newer is needed: update Nix there", f.text)
 	case ReasonNotNixProtocol:
 		return t.says("%s does not speak Nix's worker protocol: it answers with other bytes", program)
+	case ReasonStoreFull:
+		return t.says("%s fails (%s, it says %s), as it does where the disk is full; see MachineFit", program, f.status, said)
 	case ReasonDaemonExited:
 		return t.says("%s ended at once (%s, it says %s)", program, f.status, said)
 	default:

@@ -20,6 +20,8 @@ func messageOf(tb testing.TB, t *Target, entry Entry, text string) string {
 		Detail: text, Seen: sshtest.NewKey(tb).PublicKey(), Expected: []string{"SHA256:a", "SHA256:b"},
 	}
 	switch {
+	case strings.HasPrefix(string(entry.Reason), "JumpHost"):
+		return jumpMessageOf(t, entry.Reason, failure)
 	case entry.Reason == ReasonConnected:
 		return messageConnected(t)
 	case entry.Reason == ReasonHostKeyMatches || entry.Reason == ReasonHostKeyFirstUse:
@@ -68,7 +70,7 @@ func TestMessages(t *testing.T) {
 	texts := map[string]Reason{}
 	for _, entry := range Catalogue() {
 		message := messageOf(t, &short, entry, "TEXT")
-		if !strings.HasPrefix(message, "mac-2 (10.0.0.5:22): ") {
+		if !strings.HasPrefix(message, "mac-2 (10.0.0.5:22") {
 			t.Errorf("%s: %q does not say which endpoint", entry.Reason, message)
 		}
 		if strings.Contains(message, "%!") {

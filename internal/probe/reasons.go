@@ -31,6 +31,8 @@ const (
 	ReasonNoCommonAlgorithm Reason = "NoCommonAlgorithm"
 	ReasonHandshakeTimeout  Reason = "SSHHandshakeTimeout"
 	ReasonHandshakeFailed   Reason = "SSHHandshakeFailed"
+	ReasonJumpUnreachable   Reason = "JumpHostUnreachable"
+	ReasonJumpForwarding    Reason = "JumpHostRefusesForwarding"
 )
 
 // Reasons of StepHostKeyVerified.
@@ -47,6 +49,7 @@ const (
 	ReasonHostCertExpired     Reason = "HostCertificateExpired"
 	ReasonHostCertNotYetValid Reason = "HostCertificateNotYetValid"
 	ReasonHostCertInvalid     Reason = "HostCertificateInvalid"
+	ReasonJumpHostKey         Reason = "JumpHostKeyNotAccepted"
 )
 
 // Reasons of StepAuthenticated. Those about a credential alone are also what
@@ -67,6 +70,8 @@ const (
 	ReasonAuthDropped           Reason = "LoginDropped"
 	ReasonAuthTimeout           Reason = "LoginTimeout"
 	ReasonAuthProtocolViolation Reason = "LoginProtocolViolation"
+	ReasonJumpLoginRefused      Reason = "JumpHostLoginRefused"
+	ReasonJumpLoginFailed       Reason = "JumpHostLoginFailed"
 )
 
 // Reasons of StepNixAvailable.
@@ -88,6 +93,7 @@ const (
 	ReasonDaemonExited       Reason = "NixDaemonExited"
 	ReasonNotNixProtocol     Reason = "NotNixProtocol"
 	ReasonVersionTooOld      Reason = "VersionTooOld"
+	ReasonStoreFull          Reason = "StoreFull"
 )
 
 // Reasons of StepTrusted.
@@ -181,6 +187,8 @@ func reachableReasons() []Entry {
 		{Reason: ReasonNoCommonAlgorithm, Meaning: "The SSH server offers no algorithm that is considered safe. Update it, or relax its configuration."},
 		{Reason: ReasonHandshakeTimeout, Meaning: "The SSH server greets, but does not finish the key exchange."},
 		{Reason: ReasonHandshakeFailed, Meaning: "The SSH server breaks off the key exchange, or breaks the protocol."},
+		{Reason: ReasonJumpUnreachable, Meaning: "The jump host cannot be connected to, or no SSH server answers there. Correct `proxyJump`, or start sshd there; the message says what happened."},
+		{AtOnce: true, Reason: ReasonJumpForwarding, Meaning: "The jump host does not pass connections on to the machine. Look at `AllowTcpForwarding` and `PermitOpen` in its sshd_config, and at the key's line in authorized_keys."},
 	})
 }
 
@@ -198,6 +206,7 @@ func hostKeyReasons() []Entry {
 		{AtOnce: true, Reason: ReasonHostCertExpired, Meaning: "The host certificate's validity is over. Renew it."},
 		{AtOnce: true, Reason: ReasonHostCertNotYetValid, Meaning: "The host certificate is not valid yet. Look at the clocks."},
 		{AtOnce: true, Reason: ReasonHostCertInvalid, Meaning: "The certificate is not a host certificate, or its signature is wrong."},
+		{AtOnce: true, Reason: ReasonJumpHostKey, Meaning: "The jump host presents another key or certificate than expected. If it was reinstalled, give the new key in `proxyJump.hostKeys`; otherwise somebody is in between."},
 	})
 }
 
@@ -217,6 +226,8 @@ func loginReasons() []Entry {
 		{Reason: ReasonAuthDropped, Meaning: "sshd closes the connection instead of answering the login."},
 		{Reason: ReasonAuthTimeout, Meaning: "sshd does not answer the login in time."},
 		{Reason: ReasonAuthProtocolViolation, Meaning: "The SSH server breaks the protocol at login."},
+		{AtOnce: true, Reason: ReasonJumpLoginRefused, Meaning: "The jump host accepts none of the keys. Add the public key to `authorized_keys` there, or correct `proxyJump.user`."},
+		{Reason: ReasonJumpLoginFailed, Meaning: "The jump host breaks off the login, or does not answer it in time."},
 	})
 }
 
@@ -239,6 +250,7 @@ func nixReasons() []Entry {
 		{Reason: ReasonDaemonExited, Meaning: "nix-daemon ends with an error."},
 		{Reason: ReasonNotNixProtocol, Meaning: "What runs there does not speak Nix's worker protocol."},
 		{AtOnce: true, Reason: ReasonVersionTooOld, Meaning: "Nix is older than 2.8. Update it."},
+		{Status: StatusUnknown, Reason: ReasonStoreFull, Meaning: "nix-daemon fails, as it does on a full disk, and the disk is full: see `MachineFit`."},
 	})
 }
 

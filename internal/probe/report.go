@@ -14,6 +14,7 @@ import (
 // report collects what a probe finds out.
 type report struct {
 	target   *Target
+	hop      *hop // nil where there is no jump host
 	outcomes []Outcome
 	facts    Facts
 	watch    stopwatch

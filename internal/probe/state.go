@@ -42,7 +42,7 @@ func observe(prev Snapshot, counts streaks, result Result, threshold int, now ti
 // add counts a failure and returns the state it leads to.
 func (c streaks) add(reason Reason, state State, threshold int) (streaks, State) {
 	c.failures++
-	if reason == ReasonAuthRefused {
+	if reason == ReasonAuthRefused || reason == ReasonJumpLoginRefused {
 		c.refused++
 	} else {
 		c.refused = 0

@@ -67,6 +67,8 @@ type Target struct {
 	// HostKeys and CertificateAuthorities are public key lines.
 	HostKeys               []string
 	CertificateAuthorities []string
+	// Jump, unless nil, is the SSH server through which the endpoint is reached.
+	Jump *Jump
 	// TrustOnFirstUse accepts whatever host key is seen first, where neither keys
 	// nor authorities are given; PinnedHostKey is the one seen before. Until it is
 	// given, the prober remembers the key itself.
@@ -146,7 +148,7 @@ func (t *Target) Address() string { return net.JoinHostPort(t.Host, strconv.Itoa
 // that what is known of one holds for the other.
 func sameMachine(a, b *Target) bool {
 	return a.Host == b.Host && a.Port == b.Port && a.User == b.User &&
-		a.RemoteProgram == b.RemoteProgram && sameHostKeys(a, b)
+		a.RemoteProgram == b.RemoteProgram && sameHostKeys(a, b) && sameJump(a.Jump, b.Jump)
 }
 
 func sameHostKeys(a, b *Target) bool {
@@ -156,7 +158,12 @@ func sameHostKeys(a, b *Target) bool {
 }
 
 func sameCredentials(a, b *Target) bool {
-	return slices.EqualFunc(a.Credentials, b.Credentials, func(x, y Credential) bool {
+	return equalCredentials(a.Credentials, b.Credentials) &&
+		equalCredentials(a.Jump.credentials(), b.Jump.credentials())
+}
+
+func equalCredentials(a, b []Credential) bool {
+	return slices.EqualFunc(a, b, func(x, y Credential) bool {
 		return x.Name == y.Name && bytes.Equal(x.PrivateKey, y.PrivateKey) &&
 			bytes.Equal(x.Certificate, y.Certificate)
 	})
