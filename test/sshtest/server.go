@@ -56,6 +56,13 @@ func (s *Server) HostKey() ssh.PublicKey { return s.hostKey.PublicKey() }
 // Accepted counts connections accepted so far.
 func (s *Server) Accepted() int { return int(s.accepted.Load()) }
 
+// Open counts connections that are open.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
 // Set changes the behavior for connections accepted from now on.
 func (s *Server) Set(behavior Behavior) { s.behavior.Store(&behavior) }
 
