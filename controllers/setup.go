@@ -94,6 +94,7 @@ func SetupAll(mgr ctrl.Manager, options Options) error {
 		Dial:            options.Dial,
 		OnChange:        wakeups.Notify,
 		OnResult:        builderMetrics.ProbeEnded,
+		OnLoss:          builderMetrics.ConnectionLost,
 		MaxHandshakes:   options.ProbeConcurrency,
 		KeepConnections: options.KeepConnections,
 		Log:             slog.New(logr.ToSlogHandler(mgr.GetLogger().WithName("probe"))),

@@ -55,6 +55,9 @@ func checkSpec(builder *v1alpha1.NixBuilder) (reason, message string) {
 			}
 		}
 	}
+	if reason, message := checkJump(builder.Spec.ProxyJump); reason != "" {
+		return reason, message
+	}
 	for n, line := range builder.Spec.HostCertificateAuthorities {
 		if _, _, err := probe.CheckHostKey(line); err != nil {
 			return v1alpha1.ReasonInvalidKey, fmt.Sprintf(
@@ -94,7 +97,7 @@ func identities(builder *v1alpha1.NixBuilder) []identity {
 	var all []identity
 	for i := range builder.Spec.Endpoints {
 		endpoint := &builder.Spec.Endpoints[i]
-		all = append(all, identity{id: endpoint.Address(), endpoint: endpoint.Name})
+		all = append(all, identity{id: endpoint.Address() + behind(&builder.Spec), endpoint: endpoint.Name})
 		lines := endpoint.HostKeys
 		if status := builder.Status.Endpoint(endpoint.Name); status != nil && status.Address == endpoint.Address() && loggedIn(status) {
 			lines = append(slices.Clip(lines), status.HostKey)

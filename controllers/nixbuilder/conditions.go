@@ -60,7 +60,7 @@ func (s *scope) conditions(endpoints []v1alpha1.EndpointStatus) []metav1.Conditi
 		add(string(step), s.stepVerdict(step))
 	}
 	add(v1alpha1.ConditionReady, s.ready(endpoints))
-	if v, ok := s.cordoned(); ok {
+	if v, ok := cordoned(endpoints); ok {
 		add(v1alpha1.ConditionCordoned, v)
 	}
 	return out
@@ -158,7 +158,7 @@ func (s *scope) ready(endpoints []v1alpha1.EndpointStatus) verdict {
 		}
 	}
 	if len(candidates) == 0 {
-		return fails(v1alpha1.ReasonCordoned, "every endpoint is cordoned")
+		return fails(v1alpha1.ReasonCordoned, allCordoned(endpoints))
 	}
 	var systems []string
 	for _, candidate := range candidates {
@@ -170,13 +170,13 @@ func (s *scope) ready(endpoints []v1alpha1.EndpointStatus) verdict {
 	slices.Sort(systems)
 	systems = slices.Compact(systems)
 	if len(systems) == 0 {
-		return unserved("", candidates)
+		return s.unserved("", candidates)
 	}
 	for _, system := range systems {
 		if !slices.ContainsFunc(candidates, func(e v1alpha1.EndpointStatus) bool {
-			return e.InUse() && slices.Contains(e.Systems, system)
+			return e.InUse() && slices.Contains(e.Systems, system) && len(s.builder.Spec.Lacking(&e)) == 0
 		}) {
-			return unserved(system, candidates)
+			return s.unserved(system, candidates)
 		}
 	}
 	return inUse(candidates)
@@ -184,11 +184,11 @@ func (s *scope) ready(endpoints []v1alpha1.EndpointStatus) verdict {
 
 // unserved tells why a system has no endpoint in use; "" stands for all while
 // none is known.
-func unserved(system string, candidates []v1alpha1.EndpointStatus) verdict {
+func (s *scope) unserved(system string, candidates []v1alpha1.EndpointStatus) verdict {
 	var first *v1alpha1.EndpointStatus
 	for i := range candidates {
 		candidate := &candidates[i]
-		refuted := slices.Contains(candidate.RefutedSystems, system)
+		refuted := slices.Contains(candidate.RefutedSystems, system) || len(s.builder.Spec.Lacking(candidate)) > 0
 		if !refuted && (candidate.InUse() || system != "" && !slices.Contains(candidate.Systems, system)) {
 			continue
 		}
@@ -222,30 +222,4 @@ func inUse(candidates []v1alpha1.EndpointStatus) verdict {
 		return holds(v1alpha1.ReasonAllHealthy, "every endpoint is healthy")
 	}
 	return holds(v1alpha1.ReasonDegraded, away[0]+count(len(away), len(candidates)))
-}
-
-// cordoned tells which endpoints are cordoned, if any.
-func (s *scope) cordoned() (verdict, bool) {
-	var names []string
-	var first *v1alpha1.Cordon
-	for i := range s.builder.Spec.Endpoints {
-		endpoint := &s.builder.Spec.Endpoints[i]
-		if cordon := s.cordon(endpoint); cordon != nil {
-			names = append(names, endpoint.Name)
-			if first == nil {
-				first = cordon
-			}
-		}
-	}
-	if first == nil {
-		return verdict{}, false
-	}
-	message := fmt.Sprintf("%s: %s", strings.Join(names, ", "), first.Reason)
-	if len(names) == len(s.builder.Spec.Endpoints) {
-		message = "every endpoint: " + first.Reason
-	}
-	if first.Until != nil {
-		message += fmt.Sprintf(" (until %s)", first.Until.UTC().Format(time.RFC3339))
-	}
-	return holds(v1alpha1.ReasonCordoned, message), true
 }

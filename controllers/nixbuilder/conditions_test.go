@@ -195,7 +195,7 @@ func TestConditions(t *testing.T) {
 			want: with(failing(probe.StepReachable,
 				condition{isUnknown, "Cordoned", "every endpoint is cordoned"},
 				condition{isUnknown, "Cordoned", "every endpoint is cordoned"},
-				condition{isFalse, "Cordoned", "every endpoint is cordoned"}),
+				condition{isFalse, "Cordoned", "every endpoint is cordoned: moving house"}),
 				v1alpha1.ConditionCordoned, condition{isTrue, "Cordoned", "every endpoint: moving house"}),
 		},
 		"not accepted": {

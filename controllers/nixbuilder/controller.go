@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/controllers/internal/pace"
 	"nixbuilder.io/nix-builder-operator/internal/probe"
 )
 
@@ -37,6 +38,11 @@ const (
 	// they go on failing.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = time.Minute
+	// statusInterval is the least time between two writes of a status, on average,
+	// and statusInARow how many may follow each other without a pause. Machines
+	// change their state seldom, but one that flaps does all the time.
+	statusInterval = 4 * time.Second
+	statusInARow   = 10
 )
 
 // Options are what a Reconciler works with.
@@ -68,6 +74,7 @@ type Reconciler struct {
 	clock    clock.PassiveClock
 	jitter   func() float64
 	refusals refusals
+	pace     *pace.Pace
 }
 
 // NewReconciler returns a Reconciler. It works without a manager, too.
@@ -81,6 +88,7 @@ func NewReconciler(options Options) *Reconciler {
 		metrics:  options.Metrics,
 		clock:    options.Clock,
 		jitter:   options.Jitter,
+		pace:     pace.New(statusInterval),
 	}
 	if r.wakeups == nil {
 		r.wakeups = &Wakeups{}
@@ -162,6 +170,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		r.prober.Forget(key)
 		r.metrics.forget(request.NamespacedName)
 		r.refusals.forget(key)
+		r.pace.Forget(key.String())
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
@@ -172,6 +181,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		r.accept,
 		r.readCredentials,
 		r.probeTargets,
+		r.requestProbe,
 		r.store,
 	} {
 		if err := phase(ctx, s); err != nil {
@@ -186,8 +196,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 // nobody wrote in between, and tells what changed.
 func (r *Reconciler) store(ctx context.Context, s *scope) error {
 	status := s.status()
-	r.metrics.observe(types.NamespacedName{Namespace: s.key.Namespace, Name: s.key.Name}, &status)
+	r.metrics.observe(types.NamespacedName{Namespace: s.key.Namespace, Name: s.key.Name}, &status, s.snapshots)
 	if equality.Semantic.DeepEqual(s.builder.Status, status) {
+		return nil
+	}
+	if wait := r.pace.Wait(s.key.String(), s.now, statusInARow); wait > 0 && !s.awaited(&status) {
+		s.wakeIn(wait)
 		return nil
 	}
 	changed := s.builder.DeepCopy()
@@ -206,9 +220,19 @@ func (r *Reconciler) store(ctx context.Context, s *scope) error {
 	case err != nil:
 		return fmt.Errorf("write status: %w", err)
 	}
+	r.pace.Note(s.key.String(), s.now)
+	if status.LastProbe != s.builder.Status.LastProbe {
+		r.metrics.requestAnswered()
+	}
 	for _, t := range s.transitions(&status) {
 		ctrl.LoggerFrom(ctx).Info("NixBuilder changed", "endpoint", t.endpoint, "reason", t.reason, "note", t.note)
 		t.emit(r.recorder, changed)
 	}
 	return nil
+}
+
+// awaited reports whether somebody waits for a status: it is the first about a spec,
+// or the answer to a request.
+func (s *scope) awaited(status *v1alpha1.NixBuilderStatus) bool {
+	return s.builder.Generation != s.builder.Status.ObservedGeneration || status.LastProbe != s.builder.Status.LastProbe
 }

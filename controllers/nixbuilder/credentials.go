@@ -67,27 +67,29 @@ func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
 		s.credentialsValid = unknown(v1alpha1.ReasonNotAccepted, notAcceptedMessage)
 		return nil
 	}
-	refs := s.builder.Spec.Credentials.SecretRefs
+	names := secretNames(&s.builder.Spec)
+	usable := map[string]probe.Credential{}
 	unusable, forbidden := 0, false
-	for _, ref := range refs {
-		credential, reason, message, err := r.readCredential(ctx, s, ref.Name)
+	for _, name := range names {
+		credential, reason, message, err := r.readCredential(ctx, s, name)
 		if err != nil {
 			return err
 		}
 		if reason == v1alpha1.ReasonSecretForbidden {
 			forbidden = true
 			if s.readSecrets() && r.refusals.last(s.key, s.now) < forbiddenGrace {
-				return fmt.Errorf("read Secret %s: not allowed, though it was; what is known of it stands for %s", ref.Name, forbiddenGrace)
+				return fmt.Errorf("read Secret %s: not allowed, though it was; what is known of it stands for %s", name, forbiddenGrace)
 			}
 		}
 		if reason == "" {
-			s.credentials = append(s.credentials, credential)
+			usable[name] = credential
 			continue
 		}
 		if unusable++; unusable == 1 {
 			s.credentialsValid = fails(reason, message)
 		}
 	}
+	s.takeCredentials(usable)
 	interval := credentialRetry
 	if unusable == 0 {
 		interval = credentialInterval
@@ -99,8 +101,8 @@ func (r *Reconciler) readCredentials(ctx context.Context, s *scope) error {
 	switch {
 	case unusable == 0:
 		s.credentialsValid = holds(v1alpha1.ReasonCredentialsUsable, "every Secret holds a usable key")
-	case len(refs) > 1:
-		s.credentialsValid.message += fmt.Sprintf(" (%d of %d Secrets)", unusable, len(refs))
+	case len(names) > 1:
+		s.credentialsValid.message += fmt.Sprintf(" (%d of %d Secrets)", unusable, len(names))
 	}
 	return nil
 }

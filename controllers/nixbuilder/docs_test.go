@@ -137,8 +137,12 @@ func TestReferencePageListsFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{"nixbuilder_types.go", "nixbuilder_status_types.go"} {
-		source, err := os.ReadFile(root("api", "v1alpha1", file))
+	files, err := filepath.Glob(root("api", "v1alpha1", "*_types.go"))
+	if err != nil || len(files) < 2 {
+		t.Fatalf("files with types %v, error %v", files, err)
+	}
+	for _, file := range files {
+		source, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +21,7 @@ const (
 	actionAccept      = "CheckSpec"
 	actionCredentials = "ReadCredentials"
 	actionProbe       = "Probe"
+	actionUnlist      = "Unlist"
 	actionPin         = "PinHostKey"
 	actionCordon      = "Cordon"
 	actionSummarise   = "Summarise"
@@ -42,7 +42,11 @@ const maxNote = 1024
 // transition is something that changed between two statuses and is worth an
 // event. endpoint is empty where it is about the whole builder.
 type transition struct {
-	warning  bool
+	warning bool
+	// recurs tells that it may happen again and again without anybody's doing. Such
+	// an event is counted where the same was told a few minutes ago, and its note
+	// stays the first one's.
+	recurs   bool
 	endpoint string
 	reason   string
 	action   string
@@ -56,12 +60,15 @@ func (t transition) emit(recorder events.EventRecorder, builder *v1alpha1.NixBui
 		eventType = corev1.EventTypeWarning
 	}
 	about := &corev1.ObjectReference{
-		APIVersion:      v1alpha1.GroupVersion.String(),
-		Kind:            "NixBuilder",
-		Namespace:       builder.Namespace,
-		Name:            builder.Name,
-		UID:             builder.UID,
-		ResourceVersion: builder.ResourceVersion,
+		APIVersion: v1alpha1.GroupVersion.String(),
+		Kind:       "NixBuilder",
+		Namespace:  builder.Namespace,
+		Name:       builder.Name,
+		UID:        builder.UID,
+	}
+	if !t.recurs {
+		// The recorder makes one series of events that are about the same.
+		about.ResourceVersion = builder.ResourceVersion
 	}
 	if t.endpoint != "" {
 		// Also keeps events about different endpoints from being counted as one.
@@ -113,7 +120,7 @@ func summaryTransitions(before, after *v1alpha1.NixBuilderStatus, all []transiti
 		return nil
 	}
 	return []transition{{
-		warning: now.Status == metav1.ConditionFalse, reason: now.Reason, action: actionSummarise, note: now.Message,
+		warning: now.Status == metav1.ConditionFalse, recurs: true, reason: now.Reason, action: actionSummarise, note: now.Message,
 	}}
 }
 
@@ -145,32 +152,39 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus, threshold int32) [
 		if old.State == v1alpha1.EndpointHealthy {
 			return refutationTransitions(old, entry)
 		}
-		return []transition{{endpoint: entry.Name, reason: reasonHealthy, action: actionProbe, note: entry.Name + ": healthy"}}
+		return []transition{{recurs: true, endpoint: entry.Name, reason: reasonHealthy, action: actionProbe, note: entry.Name + ": healthy"}}
 	case old.State == entry.State && old.FailedCondition == entry.FailedCondition:
 		return nil
 	}
-	note := about(entry)
+	// The action keeps what follows from a failure apart in series of events.
+	note, action := about(entry), actionProbe
 	switch {
 	case entry.State == v1alpha1.EndpointSuspect:
 		note = withEnd(note, fmt.Sprintf(" (still used; out of use after %d failures in a row)", threshold))
 	case old.InUse():
-		note = withEnd(note, " (out of use now)")
+		note, action = withEnd(note, " (out of use now)"), actionUnlist
 	}
-	return []transition{{warning: true, endpoint: entry.Name, reason: entry.Reason, action: actionProbe, note: note}}
+	return []transition{{warning: true, recurs: true, endpoint: entry.Name, reason: entry.Reason, action: action, note: note}}
 }
 
-// refutationTransitions tells which systems a machine that stays healthy is no longer
-// used for, or is again.
+// refutationTransitions tells which systems and features a machine that stays healthy
+// is no longer used for, or is again.
 func refutationTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+	before := slices.Concat(old.RefutedSystems, old.RefutedFeatures)
+	now := slices.Concat(entry.RefutedSystems, entry.RefutedFeatures)
 	switch {
-	case slices.Equal(old.RefutedSystems, entry.RefutedSystems):
+	case slices.Equal(before, now):
 		return nil
-	case len(entry.RefutedSystems) > 0:
-		return []transition{{warning: true, endpoint: entry.Name, reason: string(probe.ReasonSystemsRefuted), action: actionProbe,
-			note: withEnd(about(entry), " (out of use for these systems now)")}}
+	case len(now) > 0:
+		reason := probe.ReasonFeaturesRefuted
+		if len(entry.RefutedSystems) > 0 {
+			reason = probe.ReasonSystemsRefuted
+		}
+		return []transition{{warning: true, endpoint: entry.Name, reason: string(reason), action: actionProbe,
+			note: withEnd(about(entry), fmt.Sprintf(" (out of use for %s now)", strings.Join(now, ", ")))}}
 	}
 	return []transition{{endpoint: entry.Name, reason: string(probe.ReasonSystemsVerified), action: actionProbe,
-		note: fmt.Sprintf("%s: in use again for %s", entry.Name, strings.Join(old.RefutedSystems, ", "))}}
+		note: fmt.Sprintf("%s: in use again for %s", entry.Name, strings.Join(before, ", "))}}
 }
 
 // withEnd makes a note of a message and what is to stay at its end, however long
@@ -188,47 +202,4 @@ func pinTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
 	}
 	return []transition{{endpoint: entry.Name, reason: reasonHostKeyReplaced, action: actionPin, note: fmt.Sprintf(
 		"%s: host key %s pinned in place of %s", entry.Name, fingerprint(entry.HostKey), fingerprint(old.HostKey))}}
-}
-
-// expiredCordons tells of cordons in a spec that is new that are over already: who
-// wrote one expects it to have an effect. Merging a reason into a cordon that has
-// ended keeps its end.
-func (s *scope) expiredCordons() []transition {
-	spec := &s.builder.Spec
-	if s.builder.Generation == s.builder.Status.ObservedGeneration {
-		return nil
-	}
-	var fields []string
-	var first *v1alpha1.Cordon
-	look := func(field string, cordon *v1alpha1.Cordon) {
-		if cordon == nil || cordon.ActiveAt(s.now) {
-			return
-		}
-		fields = append(fields, field)
-		if first == nil {
-			first = cordon
-		}
-	}
-	look("spec.cordon", spec.Cordon)
-	for i := range spec.Endpoints {
-		look("cordon of endpoint "+spec.Endpoints[i].Name, spec.Endpoints[i].Cordon)
-	}
-	if first == nil {
-		return nil
-	}
-	return []transition{{warning: true, reason: reasonCordonExpired, action: actionCordon, note: fmt.Sprintf(
-		"%s: over already (until %s), so it takes nothing out of use; give it another until, or none with until: null",
-		strings.Join(fields, ", "), first.Until.UTC().Format(time.RFC3339))}}
-}
-
-// cordonTransitions tells that machines were taken out of use or back into it.
-func cordonTransitions(before, after *v1alpha1.NixBuilderStatus) []transition {
-	old, now := before.Condition(v1alpha1.ConditionCordoned), after.Condition(v1alpha1.ConditionCordoned)
-	switch {
-	case now != nil && (old == nil || old.Message != now.Message):
-		return []transition{{reason: now.Reason, action: actionCordon, note: now.Message}}
-	case now == nil && old != nil:
-		return []transition{{reason: reasonUncordoned, action: actionCordon, note: "no endpoint is cordoned any more"}}
-	}
-	return nil
 }

@@ -6,10 +6,10 @@ package nixbuilder
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
@@ -37,6 +37,8 @@ func TestTransitions(t *testing.T) {
 	timeout := endpoint(v1alpha1.EndpointUnhealthy, "Reachable", "ConnectTimeout")
 	refuted := endpoint(v1alpha1.EndpointHealthy, "SystemsVerified", "SystemsRefuted")
 	refuted[0].RefutedSystems = []string{"aarch64-linux"}
+	featureless := endpoint(v1alpha1.EndpointHealthy, "SystemsVerified", "FeaturesRefuted")
+	featureless[0].RefutedFeatures = []string{"kvm"}
 	changed := endpoint(v1alpha1.EndpointUnhealthy, "HostKeyVerified", "HostKeyChanged")
 
 	tests := map[string]struct {
@@ -118,11 +120,14 @@ func TestTransitions(t *testing.T) {
 			pins:   map[string]string{"a": builders.HostKey("b")},
 			want:   []string{"Normal HostKeyReplaced a"},
 		},
-		"cordoned": {
-			after: status{Conditions: conditions("Cordoned", "True", "Cordoned")}, want: []string{"Normal Cordoned"},
+		"refuted for a feature": {
+			before: status{Endpoints: healthy}, after: status{Endpoints: featureless}, want: []string{"Warning FeaturesRefuted a"},
 		},
-		"uncordoned": {
-			before: status{Conditions: conditions("Cordoned", "True", "Cordoned")}, want: []string{"Normal Uncordoned"},
+		"refuted for a system besides": {
+			before: status{Endpoints: featureless}, after: status{Endpoints: refuted}, want: []string{"Warning SystemsRefuted a"},
+		},
+		"offers the feature again": {
+			before: status{Endpoints: featureless}, after: status{Endpoints: healthy}, want: []string{"Normal SystemsVerified a"},
 		},
 	}
 	for name, tc := range tests {
@@ -180,38 +185,30 @@ func TestTransitionsTellWhatAFailureMeans(t *testing.T) {
 	}
 }
 
-func TestExpiredCordons(t *testing.T) {
+// The recorder makes a series of events that are about the same, do the same and have
+// the same reason.
+func TestEventsThatRecurAreCounted(t *testing.T) {
 	t.Parallel()
-	past, ahead := testTime.Add(-time.Hour), testTime.Add(time.Hour)
-	tests := map[string]struct {
-		builder  *builders.NixBuilderWrapper
-		observed int64
-		want     string
-	}{
-		"no cordon":          {builder: one()},
-		"ends later":         {builder: one().Cordon("disk", ahead)},
-		"never ends":         {builder: one().Cordon("disk", time.Time{})},
-		"over":               {builder: one().Cordon("disk", past), want: "spec.cordon: over already (until 2026-01-02T02:04:05Z), so"},
-		"over for a while":   {builder: one().Cordon("disk", past), observed: 7},
-		"over for a machine": {builder: one().Change(func(b *v1alpha1.NixBuilder) { b.Spec.Endpoints[0].Cordon = builders.MakeCordon("disk", past) }), want: "cordon of endpoint a: over"},
+	about := func(recurs bool, version string) any {
+		recorder := &regarded{}
+		builder := one().Obj()
+		builder.ResourceVersion = version
+		transition{recurs: recurs, endpoint: "a", reason: "Reason", action: actionProbe}.emit(recorder, builder)
+		return recorder.about
 	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			builder := tc.builder.Obj()
-			builder.Status.ObservedGeneration = tc.observed
-			var got string
-			for _, told := range (&scope{builder: builder, now: testTime}).expiredCordons() {
-				got += told.note
-				if told.reason != "CordonExpired" || !told.warning {
-					t.Errorf("event %+v", told)
-				}
-			}
-			if (got != "") != (tc.want != "") || !strings.HasPrefix(got, tc.want) {
-				t.Errorf("note %q, want %q…", got, tc.want)
-			}
-		})
+	if first, second := about(true, "1"), about(true, "2"); !cmp.Equal(first, second) {
+		t.Errorf("events that recur are about different things: %+v, %+v", first, second)
 	}
+	if first, second := about(false, "1"), about(false, "2"); cmp.Equal(first, second) {
+		t.Error("events that people have caused are counted as one, and only the first note is seen")
+	}
+}
+
+// regarded is a recorder that keeps what the last event was about.
+type regarded struct{ about runtime.Object }
+
+func (r *regarded) Eventf(about, _ runtime.Object, _, _, _, _ string, _ ...any) {
+	r.about = about.DeepCopyObject()
 }
 
 func TestEmit(t *testing.T) {

@@ -20,7 +20,7 @@ var testTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func passedAll() probe.Facts {
 	return probe.Facts{
 		NixVersion: "2.26.3", ProtocolVersion: "1.38", Trust: probe.Trusted,
-		Systems: []string{"x86_64-linux"}, Features: []string{"kvm", "big-parallel"}, MaxJobs: 4,
+		Systems: []string{"x86_64-linux"}, Features: []string{"kvm", "big-parallel"}, MaxJobs: 4, Cores: 8,
 		HostKey: builders.HostKey("a"), HostKeyFingerprint: fingerprint(builders.HostKey("a")),
 		Credential: builders.DefaultSecret,
 	}
@@ -75,6 +75,33 @@ func refutedSnapshot(message string, systems ...string) probe.Snapshot {
 	snapshot := doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonSystemsRefuted, message)
 	snapshot.Result.Outcomes[len(snapshot.Result.Outcomes)-1].Status = probe.StatusFalse
 	snapshot.Result.Facts.Refuted = systems
+	return snapshot
+}
+
+// featurelessSnapshot is healthy, but its daemon lacks some features.
+func featurelessSnapshot(message string, features ...string) probe.Snapshot {
+	snapshot := refutedSnapshot(message)
+	snapshot.Result.Outcomes[len(snapshot.Result.Outcomes)-1].Reason = probe.ReasonFeaturesRefuted
+	snapshot.Result.Facts.RefutedFeatures = features
+	return snapshot
+}
+
+const skewedMessage = "a (a.example.com:22): the clock is off"
+
+// skewedSnapshot is a snapshot of a machine whose clock is off besides.
+func skewedSnapshot(snapshot probe.Snapshot) probe.Snapshot {
+	i := slices.Index(probe.Steps(), probe.StepMachineFit)
+	snapshot.Result.Outcomes[i] = probe.Outcome{
+		Step: probe.StepMachineFit, Status: probe.StatusFalse, Reason: probe.ReasonClockSkewed, Message: skewedMessage,
+	}
+	return snapshot
+}
+
+// silentSnapshot is healthy, but did not answer to discovery.
+func silentSnapshot() probe.Snapshot {
+	snapshot := healthySnapshot()
+	facts := &snapshot.Result.Facts
+	facts.Systems, facts.Features, facts.MaxJobs, facts.Cores = nil, nil, 0, 0
 	return snapshot
 }
 

@@ -25,6 +25,8 @@ type scope struct {
 	// credentialsValid is about all Secrets; credentials are the usable ones.
 	credentialsValid verdict
 	credentials      []probe.Credential
+	// jumpCredentials are those for the jump host.
+	jumpCredentials []probe.Credential
 	// snapshots are what the prober knows, by endpoint; nil while nothing is
 	// probed.
 	snapshots map[string]probe.Snapshot
@@ -63,23 +65,5 @@ func (s *scope) probed() bool {
 func (s *scope) wakeIn(d time.Duration) {
 	if s.requeueAfter == 0 || d < s.requeueAfter {
 		s.requeueAfter = d
-	}
-}
-
-// cordon returns the cordon that an endpoint is under now, or nil.
-func (s *scope) cordon(endpoint *v1alpha1.Endpoint) *v1alpha1.Cordon {
-	return s.builder.Spec.ActiveCordon(endpoint, s.now)
-}
-
-// wakeAtCordonEnd asks for a pass when the next cordon ends.
-func (s *scope) wakeAtCordonEnd() {
-	cordons := []*v1alpha1.Cordon{s.builder.Spec.Cordon}
-	for i := range s.builder.Spec.Endpoints {
-		cordons = append(cordons, s.builder.Spec.Endpoints[i].Cordon)
-	}
-	for _, cordon := range cordons {
-		if cordon.ActiveAt(s.now) && cordon.Until != nil {
-			s.wakeIn(cordon.Until.Sub(s.now))
-		}
 	}
 }

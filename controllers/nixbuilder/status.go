@@ -5,6 +5,7 @@ package nixbuilder
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -44,14 +45,17 @@ func (s *scope) status() v1alpha1.NixBuilderStatus {
 		TotalEndpoints:     int32(len(builder.Spec.Endpoints)),
 	}
 	var systems, versions []string
+	cordoned := 0
 	for i := range builder.Spec.Endpoints {
 		endpoint := &builder.Spec.Endpoints[i]
 		entry := s.endpointStatus(endpoint)
 		if entry.State == v1alpha1.EndpointHealthy {
 			status.HealthyEndpoints++
 		}
-		if s.cordon(endpoint) == nil {
+		if entry.Cordon == nil {
 			status.Jobs += entry.MaxJobs
+		} else {
+			cordoned++
 		}
 		systems = append(systems, entry.Systems...)
 		if entry.NixVersion != "" {
@@ -60,15 +64,19 @@ func (s *scope) status() v1alpha1.NixBuilderStatus {
 		status.Endpoints = append(status.Endpoints, entry)
 	}
 	status.Healthy = fmt.Sprintf("%d/%d", status.HealthyEndpoints, status.TotalEndpoints)
+	if cordoned > 0 {
+		status.Cordoned = fmt.Sprintf("%d/%d", cordoned, status.TotalEndpoints)
+	}
 	status.Systems = display(systems)
 	status.Nix = display(versions)
 	status.Conditions = s.conditions(status.Endpoints)
+	status.LastProbe = s.lastProbe()
 	return status
 }
 
 // endpointStatus computes the status of one endpoint. restored is its inverse.
 func (s *scope) endpointStatus(endpoint *v1alpha1.Endpoint) v1alpha1.EndpointStatus {
-	entry := v1alpha1.EndpointStatus{Name: endpoint.Name, Address: endpoint.Address()}
+	entry := v1alpha1.EndpointStatus{Name: endpoint.Name, Address: endpoint.Address(), Cordon: s.cordon(endpoint).DeepCopy()}
 	old := s.builder.Status.Endpoint(endpoint.Name)
 	if old == nil {
 		old = &v1alpha1.EndpointStatus{}
@@ -174,11 +182,15 @@ func (s *scope) settings(entry *v1alpha1.EndpointStatus, endpoint *v1alpha1.Endp
 		entry.Systems = discovered(facts.Systems, systemPattern, v1alpha1.MaxStatusSystems, old.Systems)
 	}
 	entry.RefutedSystems = discovered(facts.Refuted, systemPattern, v1alpha1.MaxStatusSystems, nil)
-	entry.Systems = slices.DeleteFunc(slices.Clone(entry.Systems), func(system string) bool {
-		return slices.Contains(entry.RefutedSystems, system)
-	})
+	entry.Systems = without(entry.Systems, entry.RefutedSystems)
 	if len(entry.Features) == 0 && discovery {
 		entry.Features = discovered(facts.Features, featurePattern, v1alpha1.MaxStatusFeatures, old.Features)
+	}
+	entry.RefutedFeatures = discovered(facts.RefutedFeatures, featurePattern, v1alpha1.MaxStatusFeatures, nil)
+	entry.Features = without(entry.Features, entry.RefutedFeatures)
+	entry.Cores = int32(min(max(facts.Cores, 0), math.MaxInt32))
+	if facts.Features == nil {
+		entry.Cores = orElse(entry.Cores, old.Cores)
 	}
 	entry.MaxJobs = orElse(endpoint.MaxJobs, spec.MaxJobs)
 	if entry.MaxJobs == 0 && discovery {
@@ -191,6 +203,11 @@ func (s *scope) settings(entry *v1alpha1.EndpointStatus, endpoint *v1alpha1.Endp
 	if entry.MaxJobs == 0 && (seen || !discovery) {
 		entry.MaxJobs = 1
 	}
+}
+
+// without returns the items of a list that are not in another.
+func without(list, others []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(item string) bool { return slices.Contains(others, item) })
 }
 
 // discovered sorts and bounds what a builder told of itself; where it told

@@ -25,7 +25,7 @@ func healthyStatus() v1alpha1.EndpointStatus {
 	return v1alpha1.EndpointStatus{
 		Name: "a", Address: "a.example.com:22", State: v1alpha1.EndpointHealthy, Reason: "AllStepsPassed", Message: "all is well",
 		NixVersion: "2.26.3", ProtocolVersion: "1.38",
-		Systems: []string{"x86_64-linux"}, Features: []string{"big-parallel", "kvm"}, MaxJobs: 4,
+		Systems: []string{"x86_64-linux"}, Features: []string{"big-parallel", "kvm"}, MaxJobs: 4, Cores: 8,
 		HostKey: builders.HostKey("a"), Credential: builders.DefaultSecret, LastTransitionTime: at(testTime),
 	}
 }
@@ -63,6 +63,40 @@ func TestEndpointStatus(t *testing.T) {
 				s.FailedCondition, s.Reason, s.Message = v1alpha1.ConditionSystemsVerified, "SystemsRefuted", "a: no"
 				s.Systems, s.RefutedSystems = []string{}, []string{"x86_64-linux"}
 			},
+		},
+		"refuted for a declared feature": {
+			builder: one().Features("kvm", "benchmark"), snapshot: featurelessSnapshot("a: no", "kvm"),
+			want: func(s *v1alpha1.EndpointStatus) {
+				s.FailedCondition, s.Reason, s.Message = v1alpha1.ConditionSystemsVerified, "FeaturesRefuted", "a: no"
+				s.Features, s.RefutedFeatures = []string{"benchmark"}, []string{"kvm"}
+			},
+		},
+		"refuted for a discovered feature": {
+			builder: one(), snapshot: featurelessSnapshot("a: no", "kvm"),
+			want: func(s *v1alpha1.EndpointStatus) {
+				s.FailedCondition, s.Reason, s.Message = v1alpha1.ConditionSystemsVerified, "FeaturesRefuted", "a: no"
+				s.Features, s.RefutedFeatures = []string{"big-parallel"}, []string{"kvm"}
+			},
+		},
+		"with a clock that is off": {
+			builder: one(), snapshot: skewedSnapshot(healthySnapshot()),
+			want: func(s *v1alpha1.EndpointStatus) {
+				s.FailedCondition, s.Reason, s.Message = v1alpha1.ConditionMachineFit, "ClockSkewed", skewedMessage
+			},
+		},
+		"cordoned": {
+			builder: one().Cordon("new disk", testTime.Add(time.Hour)), snapshot: healthySnapshot(),
+			want: func(s *v1alpha1.EndpointStatus) { s.Cordon = builders.MakeCordon("new disk", testTime.Add(time.Hour)) },
+		},
+		"its cordon is over": {
+			builder: one().Cordon("new disk", testTime), snapshot: healthySnapshot(),
+			old:  func(s *v1alpha1.EndpointStatus) { s.Cordon = builders.MakeCordon("new disk", testTime) },
+			want: func(*v1alpha1.EndpointStatus) {},
+		},
+		"does not tell its cores any more": {
+			builder: one(), snapshot: silentSnapshot(),
+			old:  func(s *v1alpha1.EndpointStatus) { s.Cores = 16 },
+			want: func(s *v1alpha1.EndpointStatus) { s.Cores = 16 },
 		},
 		"healthy again": {
 			builder: one(), snapshot: healthySnapshot(),
@@ -219,6 +253,7 @@ func TestStatusIsAFixedPoint(t *testing.T) {
 		"suspect":   failedSnapshot(probe.StateSuspect, probe.StepReachable, probe.ReasonConnectTimeout, "a: no answer"),
 		"unhealthy": failedSnapshot(probe.StateUnhealthy, probe.StepTrusted, probe.ReasonUserNotTrusted, "a: not trusted"),
 		"refuted":   refutedSnapshot("a: no", "i686-linux", "aarch64-linux"),
+		"featless":  featurelessSnapshot("a: no", "kvm"),
 		"new":       newSnapshot(),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -237,76 +272,6 @@ func TestStatusIsAFixedPoint(t *testing.T) {
 	}
 }
 
-// After a restart the prober starts from what status says: passes before the
-// first probe must not change it, whatever it was that the last one found.
-func TestStatusSurvivesARestart(t *testing.T) {
-	t.Parallel()
-	all := map[string]probe.Snapshot{"healthy": healthySnapshot()}
-	for _, entry := range probe.Catalogue() {
-		name := string(entry.Reason)
-		message := "a (a.example.com:22): " + entry.Meaning
-		switch entry.Status {
-		case probe.StatusUnknown:
-			all[name] = doubtfulSnapshot(entry.Step, entry.Reason, message)
-		case probe.StatusFalse:
-			all[name+", unhealthy"] = failedSnapshot(probe.StateUnhealthy, entry.Step, entry.Reason, message)
-			all[name+", suspect"] = failedSnapshot(probe.StateSuspect, entry.Step, entry.Reason, message)
-			never := failedSnapshot(probe.StateSuspect, entry.Step, entry.Reason, message)
-			never.LastHealthy = time.Time{}
-			all[name+", suspect without ever having been healthy"] = never
-		}
-	}
-	all["other systems are declared"] = doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonNotProbed, "not probed yet")
-	all["refuted for some systems"] = refutedSnapshot("a: no", "i686-linux", "aarch64-linux")
-	silent := healthySnapshot()
-	silent.Result.Facts.Systems, silent.Result.Facts.Features, silent.Result.Facts.MaxJobs = nil, nil, 0
-	all["no answer to discovery"] = silent
-	idle := healthySnapshot()
-	idle.Result.Facts.Features, idle.Result.Facts.MaxJobs = []string{}, 0
-	all["neither features nor jobs"] = idle
-
-	for name, snapshot := range all {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			builder := one().Endpoint("b", "b.example.com").Obj()
-			snapshots := map[string]probe.Snapshot{"a": snapshot, "b": healthySnapshot()}
-			builder.Status = newScope(builder, snapshots).status()
-			kept := map[string]probe.Snapshot{}
-			for i := range builder.Spec.Endpoints {
-				endpoint := &builder.Spec.Endpoints[i]
-				one := restored(builder.Status.Endpoint(endpoint.Name), endpoint.Address(), testTime)
-				if one == nil {
-					t.Fatalf("nothing is restored of %s", endpoint.Name)
-				}
-				kept[endpoint.Name] = *one
-			}
-			after := newScope(builder, kept)
-			after.now = testTime.Add(time.Minute)
-			if diff := cmp.Diff(builder.Status, after.status()); diff != "" {
-				t.Errorf("the restart changes the status (-before +after):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestNotRestored(t *testing.T) {
-	t.Parallel()
-	tests := map[string]*v1alpha1.EndpointStatus{
-		"no status":        nil,
-		"another machine":  {Address: "b.example.com:22", State: v1alpha1.EndpointHealthy},
-		"not probed":       {Address: "a.example.com:22", State: v1alpha1.EndpointUnknown},
-		"no key to log in": {Address: "a.example.com:22", State: v1alpha1.EndpointUnhealthy, FailedCondition: v1alpha1.ConditionCredentialsValid},
-	}
-	for name, status := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if got := restored(status, "a.example.com:22", testTime); got != nil {
-				t.Errorf("restored = %+v, want nothing", got)
-			}
-		})
-	}
-}
-
 func TestSummary(t *testing.T) {
 	t.Parallel()
 	newer, other := healthySnapshot(), healthySnapshot()
@@ -317,8 +282,8 @@ func TestSummary(t *testing.T) {
 	}).Obj()
 	status := newScope(builder, snapshots(newer, other, failedSnapshot(probe.StateUnhealthy, probe.StepReachable, "X", "c: x"))).status()
 
-	got := []any{status.ObservedGeneration, status.TotalEndpoints, status.HealthyEndpoints, status.Healthy, status.Systems, status.Jobs, status.Nix}
-	want := []any{int64(7), int32(3), int32(2), "2/3", "i686-linux,x86_64-linux", int32(8), "2.26.3,2.34.1"}
+	got := []any{status.ObservedGeneration, status.TotalEndpoints, status.HealthyEndpoints, status.Healthy, status.Cordoned, status.Systems, status.Jobs, status.Nix}
+	want := []any{int64(7), int32(3), int32(2), "2/3", "1/3", "i686-linux,x86_64-linux", int32(8), "2.26.3,2.34.1"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}

@@ -19,6 +19,9 @@ type Prober interface {
 	Set(builder probe.Key, targets []probe.Target)
 	// Forget ends all probing of a builder and drops what is known of it.
 	Forget(builder probe.Key)
+	// Request probes all endpoints of a builder at once. The same token again does
+	// so for none but new ones. Snapshots name the token with the result.
+	Request(builder probe.Key, token string)
 	// Snapshot returns what is known of each endpoint.
 	Snapshot(builder probe.Key) map[string]probe.Snapshot
 }
@@ -59,6 +62,7 @@ func (s *scope) target(endpoint *v1alpha1.Endpoint) probe.Target {
 		RemoteProgram:          spec.RemoteProgram,
 		HostKeys:               endpoint.HostKeys,
 		CertificateAuthorities: spec.HostCertificateAuthorities,
+		Jump:                   s.jump(),
 		TrustOnFirstUse:        usesPin(spec, endpoint),
 		PinnedHostKey:          s.pins[endpoint.Name],
 		Credentials:            s.credentials,
@@ -66,10 +70,12 @@ func (s *scope) target(endpoint *v1alpha1.Endpoint) probe.Target {
 		Features:               union(spec.SupportedFeatures, spec.MandatoryFeatures),
 		Discovery:              spec.Discovery != v1alpha1.DiscoveryDisabled,
 		Canary:                 spec.Probe.Canary == v1alpha1.CanaryEnabled,
+		Thresholds:             thresholds(&spec.Thresholds),
+		KeepConnection:         spec.Probe.KeptConnection != v1alpha1.KeptConnectionDisabled,
 		Interval:               time.Duration(spec.Probe.IntervalSeconds) * time.Second,
 		Timeout:                time.Duration(spec.Probe.TimeoutSeconds) * time.Second,
 		FailureThreshold:       int(spec.Probe.FailureThreshold),
-		Restored:               restored(s.builder.Status.Endpoint(endpoint.Name), endpoint.Address(), s.now),
+		Restored:               s.restored(endpoint),
 	}
 }
 
@@ -80,67 +86,25 @@ func union(a, b []string) []string {
 	return slices.Compact(all)
 }
 
-// restored makes of an endpoint's status what the prober knew when it was
-// written, or nil if it says nothing about the machine at that address. A
-// machine that status calls healthy counts as such until now.
-func restored(status *v1alpha1.EndpointStatus, address string, now time.Time) *probe.Snapshot {
-	if status == nil || status.Address != address || status.State == v1alpha1.EndpointUnknown {
-		return nil
-	}
-	if status.FailedCondition != "" && !slices.Contains(probe.Steps(), probe.Step(status.FailedCondition)) {
-		return nil
-	}
-	snapshot := &probe.Snapshot{
-		State:   probe.State(status.State),
-		Reason:  probe.Reason(status.Reason),
-		Message: status.Message,
-		Result: probe.Result{
-			Outcomes: restoredOutcomes(status),
-			Facts: probe.Facts{
-				NixVersion:         status.NixVersion,
-				ProtocolVersion:    status.ProtocolVersion,
-				Systems:            status.Systems,
-				Refuted:            status.RefutedSystems,
-				Features:           status.Features,
-				MaxJobs:            int(status.MaxJobs),
-				HostKey:            status.HostKey,
-				HostKeyFingerprint: fingerprint(status.HostKey),
-				Credential:         status.Credential,
-			},
-		},
-	}
-	if status.LastTransitionTime != nil {
-		snapshot.Since = status.LastTransitionTime.Time
-	}
-	switch {
-	case status.LastHealthyTime != nil:
-		snapshot.LastHealthy = status.LastHealthyTime.Time
-	case status.State == v1alpha1.EndpointHealthy:
-		snapshot.LastHealthy = now
-	}
-	return snapshot
-}
+// defaultMinFreeSpace and defaultMaxClockSkew are those of the API, for objects that
+// did not pass through the API server.
+const (
+	defaultMinFreeSpace = 1 << 30
+	defaultMaxClockSkew = 300 * time.Second
+)
 
-// restoredOutcomes is the inverse of endpointStatus: the first condition that
-// is not True tells about those before and after it.
-func restoredOutcomes(status *v1alpha1.EndpointStatus) []probe.Outcome {
-	healthy := status.State == v1alpha1.EndpointHealthy
-	var outcomes []probe.Outcome
-	passed := true
-	for _, step := range probe.Steps() {
-		outcome := probe.Outcome{Step: step, Status: probe.StatusTrue}
-		switch {
-		case string(step) == status.FailedCondition:
-			outcome.Status = probe.StatusFalse
-			if healthy && !probe.Reason(status.Reason).StaysInUse() {
-				outcome.Status = probe.StatusUnknown
-			}
-			outcome.Reason, outcome.Message = probe.Reason(status.Reason), status.Message
-			passed = false
-		case !passed && !healthy:
-			outcome.Status, outcome.Reason = probe.StatusUnknown, probe.ReasonNotReached
-		}
-		outcomes = append(outcomes, outcome)
+// thresholds turns those of the spec into the prober's.
+func thresholds(spec *v1alpha1.Thresholds) probe.Thresholds {
+	minFree := int64(defaultMinFreeSpace)
+	if spec.MinFreeSpace != nil {
+		minFree = max(spec.MinFreeSpace.Value(), 0)
 	}
-	return outcomes
+	return probe.Thresholds{
+		MinFreeBytes:      minFree,
+		MaxLoadPercent:    int(spec.MaxLoadPercent),
+		MaxCPUPressure:    int(spec.MaxCPUPressurePercent),
+		MaxMemoryPressure: int(spec.MaxMemoryPressurePercent),
+		MaxIOPressure:     int(spec.MaxIOPressurePercent),
+		MaxClockSkew:      orElse(time.Duration(spec.MaxClockSkewSeconds)*time.Second, defaultMaxClockSkew),
+	}
 }

@@ -121,6 +121,7 @@ func (p *Prober) lost(e *endpoint, k *kept) {
 	}
 	e.keeping.current = nil
 	e.keeping.lost = true
+	p.onLoss(e.key)
 	p.log.Debug("Lost the kept connection to builder",
 		"builder", e.key.String(), "endpoint", e.target.Endpoint, "address", e.target.Address(),
 		"after", time.Since(k.since), "error", k.conn.Err())

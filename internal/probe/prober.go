@@ -26,6 +26,9 @@ type Options struct {
 	// OnResult is called with the result of every probe, for figures about probes.
 	// The same rules apply.
 	OnResult func(Key, Result)
+	// OnLoss is called when a kept connection has ended by itself. The same rules
+	// apply.
+	OnLoss func(Key)
 	// MaxHandshakes bounds how many SSH key exchanges are computed at the same
 	// time. Zero is eight per processor. Waiting for a builder does not count.
 	MaxHandshakes int
@@ -43,6 +46,7 @@ type Options struct {
 type Prober struct {
 	onChange func(Key)
 	onResult func(Key, Result)
+	onLoss   func(Key)
 	log      *slog.Logger
 	random   func() float64
 	keeps    bool
@@ -85,7 +89,7 @@ func New(opts Options) *Prober {
 
 func newProber(opts Options, check checkFunc) *Prober {
 	p := &Prober{
-		onChange: opts.OnChange, onResult: opts.OnResult, log: opts.Log, random: opts.Random,
+		onChange: opts.OnChange, onResult: opts.OnResult, onLoss: opts.OnLoss, log: opts.Log, random: opts.Random,
 		keeps: opts.KeepConnections, check: check,
 		builders: map[Key]map[string]*endpoint{}, wake: make(chan struct{}, 1),
 	}
@@ -94,6 +98,9 @@ func newProber(opts Options, check checkFunc) *Prober {
 	}
 	if p.onResult == nil {
 		p.onResult = func(Key, Result) {}
+	}
+	if p.onLoss == nil {
+		p.onLoss = func(Key) {}
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -198,7 +205,7 @@ func (p *Prober) launchDue(ctx context.Context) (next time.Time, any bool) {
 func (p *Prober) launch(ctx context.Context, e *endpoint) {
 	probeCtx, cancel := context.WithCancel(ctx)
 	e.cancel = cancel
-	one := &attempt{target: e.target, revision: e.revision, redial: e.keeping.lost}
+	one := &attempt{target: e.target, due: e.due, revision: e.revision, redial: e.keeping.lost}
 	one.target.keep = p.keeps && e.target.KeepConnection && e.keeping.wanted(time.Now())
 	known, last := e.known, e.snapshot.Result
 	if e.requested() {
@@ -226,6 +233,7 @@ func (p *Prober) launch(ctx context.Context, e *endpoint) {
 // attempt is one probe: what it is for and what came of it.
 type attempt struct {
 	target   Target
+	due      time.Time
 	revision int
 	// request is the token of the request that it answers, or empty.
 	request string
@@ -278,11 +286,11 @@ func (p *Prober) finish(ctx context.Context, e *endpoint, one *attempt) bool {
 	if e.requested() {
 		e.due = now
 	}
-	p.report(e, prev.State)
+	p.report(e, one, prev.State)
 	return !sameFace(&prev, &e.snapshot)
 }
 
-func (p *Prober) report(e *endpoint, before State) {
+func (p *Prober) report(e *endpoint, one *attempt, before State) {
 	level := slog.LevelDebug
 	if e.snapshot.State != before {
 		level = slog.LevelInfo
@@ -290,7 +298,7 @@ func (p *Prober) report(e *endpoint, before State) {
 	p.log.Log(context.Background(), level, "Probed builder",
 		"builder", e.key.String(), "endpoint", e.target.Endpoint, "address", e.target.Address(),
 		"state", string(e.snapshot.State), "reason", string(e.snapshot.Reason), "message", e.snapshot.Message,
-		"failures", e.counts.failures, "duration", e.snapshot.Result.Duration, "next", e.due)
+		"failures", e.counts.failures, "late", one.result.Started.Sub(one.due), "duration", one.result.Duration, "next", e.due)
 }
 
 // rouse makes Start look at the agenda.
