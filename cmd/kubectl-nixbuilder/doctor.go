@@ -62,7 +62,8 @@ func (p *program) doctor() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return p.runDoctor(cmd, &o, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return p.runDoctor(cmd, &o, args) },
+		ValidArgsFunction: p.completeBuilders,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "also say what was found where nothing is wrong")

@@ -53,7 +53,7 @@ func newRoot(s streams) *cobra.Command {
 	flags.StringVarP(&p.cluster.Namespace, "namespace", "n", "", "`namespace` to work in")
 	flags.StringVar(&p.cluster.As, "as", "", "`user` to impersonate")
 	flags.StringArrayVar(&p.cluster.AsGroups, "as-group", nil, "`group` to impersonate, may be repeated")
-	root.AddCommand(p.doctor(), p.version())
+	root.AddCommand(p.doctor(), p.list(), p.machines(), p.why(), p.cordon(), p.uncordon(), p.version())
 	for _, command := range root.Commands() {
 		command.Args = asUsage(command.Args)
 	}
