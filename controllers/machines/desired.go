@@ -136,6 +136,7 @@ func document(all []endpoint) inventory.Document {
 			HostKeys:               e.hostKeys,
 			CertificateAuthorities: e.authorities,
 			Credentials:            e.secrets,
+			Jump:                   e.jump.listed(),
 			RemoteProgram:          e.program,
 			Systems:                e.systems,
 			SupportedFeatures:      e.features,

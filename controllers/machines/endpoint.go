@@ -29,6 +29,7 @@ type endpoint struct {
 	port    int
 	user    string
 	program string // path of nix-daemon, "" for PATH's
+	jump    *jump  // nil where it is reached directly
 
 	systems, features, mandatory []string // sorted sets
 	hostKeys, authorities        []string // "type base64", sorted sets
@@ -78,6 +79,7 @@ func newEndpoint(builder *v1alpha1.NixBuilder, given *v1alpha1.Endpoint, now tim
 		program:     spec.RemoteProgram,
 		mandatory:   words(spec.MandatoryFeatures),
 		authorities: keys(spec.HostCertificateAuthorities),
+		jump:        newJump(builder),
 		speed:       int(max(spec.SpeedFactor, 1)),
 		cordon:      spec.ActiveCordon(given, now),
 	}

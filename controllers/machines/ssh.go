@@ -49,7 +49,7 @@ func newRoute(e *endpoint) route {
 	if e.program != "" {
 		machine.URI.Params = map[string]string{machines.ParamRemoteProgram: e.program}
 	}
-	if e.port == sshPort && len(e.hostKeys) == 1 && len(e.authorities) == 0 {
+	if e.jump == nil && e.port == sshPort && len(e.hostKeys) == 1 && len(e.authorities) == 0 {
 		plain := machine
 		plain.HostKey = e.hostKeys[0]
 		if _, err := machines.Format([]machines.Machine{plain}); err == nil {
@@ -69,29 +69,73 @@ func (e *endpoint) alias() string {
 	if len(alias) <= maxAlias {
 		return alias
 	}
-	sum := sha256.Sum256([]byte(e.builder))
-	return e.name + "." + hex.EncodeToString(sum[:8]) + aliasDomain
+	return e.name + "." + short(e.builder) + aliasDomain
 }
 
-// address is the host as ssh spells it.
-func (e *endpoint) address() string {
-	if ip, err := netip.ParseAddr(e.host); err == nil {
+// short stands for a name that is too long.
+func short(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:8])
+}
+
+// spelled is a host as ssh spells it.
+func spelled(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.String()
 	}
-	return e.host
+	return host
 }
 
-// knownAs is the name under which ssh looks for the keys of an aliased
-// endpoint. With certificates it cannot be the alias: ssh would look for the
-// alias among the names that the certificate is for.
-func (r route) knownAs() string {
-	switch {
-	case len(r.authorities) == 0:
-		return r.alias
-	case r.port == sshPort:
-		return r.address()
+// server is what ssh_config and known_hosts say of an SSH server with an alias.
+type server struct {
+	alias, host           string
+	port                  int
+	hostKeys, authorities []string
+	more                  string // further lines for ssh_config
+}
+
+// server is the endpoint's own.
+func (r route) server() server {
+	s := server{alias: r.alias, host: r.host, port: r.port, hostKeys: r.hostKeys, authorities: r.authorities}
+	if r.jump != nil {
+		s.more = "  ProxyJump " + r.jump.alias + "\n"
 	}
-	return fmt.Sprintf("[%s]:%d", r.address(), r.port)
+	return s
+}
+
+// knownAs is the name under which ssh looks for the keys of a server. With
+// certificates it cannot be the alias: ssh would look for the alias among the
+// names that the certificate is for.
+func (s server) knownAs() string {
+	switch {
+	case len(s.authorities) == 0:
+		return s.alias
+	case s.port == sshPort:
+		return spelled(s.host)
+	}
+	return fmt.Sprintf("[%s]:%d", spelled(s.host), s.port)
+}
+
+// config is the server's part of ssh_config.
+func (s server) config() string {
+	text := fmt.Sprintf("\nHost %s\n  HostName %s\n  Port %d\n", s.alias, spelled(s.host), s.port)
+	if len(s.authorities) == 0 {
+		text += "  HostKeyAlias " + s.alias + "\n"
+	}
+	return text + s.more + "  UserKnownHostsFile " + MountPath + "/" + KeyKnownHosts + "\n" +
+		"  GlobalKnownHostsFile /dev/null\n  CheckHostIP no\n" + commonOptions
+}
+
+// known are the server's lines of known_hosts.
+func (s server) known() []string {
+	var lines []string
+	for _, key := range s.hostKeys {
+		lines = append(lines, s.knownAs()+" "+key+"\n")
+	}
+	for _, key := range s.authorities {
+		lines = append(lines, "@cert-authority "+s.knownAs()+" "+key+"\n")
+	}
+	return lines
 }
 
 // commonOptions keep ssh from asking questions and from waiting for ever for
@@ -111,35 +155,29 @@ func sshConfig(routes []route) string {
 	text.WriteString("# For the ssh of Nix: NIX_SSHOPTS=\"-F " + MountPath + "/" + KeySSHConfig + "\"\n")
 	for _, r := range routes {
 		if r.alias == "" {
-			fmt.Fprintf(&text, "\nHost %s\n", r.host)
+			fmt.Fprintf(&text, "\nHost %s\n%s", r.host, commonOptions)
 		} else {
-			fmt.Fprintf(&text, "\nHost %s\n  HostName %s\n  Port %d\n", r.alias, r.address(), r.port)
-			if len(r.authorities) == 0 {
-				fmt.Fprintf(&text, "  HostKeyAlias %s\n", r.alias)
-			}
-			text.WriteString("  UserKnownHostsFile " + MountPath + "/" + KeyKnownHosts + "\n")
-			text.WriteString("  GlobalKnownHostsFile /dev/null\n  CheckHostIP no\n")
+			text.WriteString(r.server().config())
 		}
-		text.WriteString(commonOptions)
+	}
+	for _, s := range jumpServers(routes) {
+		text.WriteString(s.config())
 	}
 	return text.String()
 }
 
-// knownHosts has the keys and authorities of endpoints with an alias; those of
-// others are in the machines file.
+// knownHosts has the keys and authorities of endpoints with an alias, and of jump
+// hosts; those of others are in the machines file.
 func knownHosts(routes []route) string {
 	var lines []string
 	for _, r := range routes {
-		if r.alias == "" {
-			continue
-		}
-		for _, key := range r.hostKeys {
-			lines = append(lines, r.knownAs()+" "+key+"\n")
-		}
-		for _, key := range r.authorities {
-			lines = append(lines, "@cert-authority "+r.knownAs()+" "+key+"\n")
+		if r.alias != "" {
+			lines = append(lines, r.server().known()...)
 		}
 	}
+	for _, s := range jumpServers(routes) {
+		lines = append(lines, s.known()...)
+	}
 	slices.Sort(lines)
-	return "# Host keys of the aliases in " + KeySSHConfig + "\n" + strings.Join(lines, "")
+	return "# Host keys of the aliases in " + KeySSHConfig + "\n" + strings.Join(slices.Compact(lines), "")
 }

@@ -42,23 +42,40 @@ func Encode(document Document) ([]byte, error) {
 	if err := validate(builders); err != nil {
 		return nil, fmt.Errorf("encode the list of builders: %w", err)
 	}
+	behind := slices.DeleteFunc(slices.Clone(builders), func(e Endpoint) bool { return e.Jump == nil })
+	builders = slices.DeleteFunc(builders, func(e Endpoint) bool { return e.Jump != nil })
 	var text bytes.Buffer
 	fmt.Fprintf(&text, `{"schemaVersion":%d,"builders":[`, SchemaVersion)
+	if err := encodeList(&text, builders); err != nil {
+		return nil, err
+	}
+	if len(behind) > 0 {
+		text.WriteString(`,"jumpBuilders":[`)
+		if err := encodeList(&text, behind); err != nil {
+			return nil, err
+		}
+	}
+	text.WriteString("}\n")
+	if text.Len() > MaxSize {
+		return nil, fmt.Errorf("encode the list of builders: %w", ErrTooLarge)
+	}
+	return text.Bytes(), nil
+}
+
+// encodeList writes the rest of a list that has been opened.
+func encodeList(text *bytes.Buffer, list []Endpoint) error {
 	separator := "\n"
-	for _, endpoint := range builders {
+	for _, endpoint := range list {
 		line, err := json.Marshal(endpoint)
 		if err != nil {
-			return nil, fmt.Errorf("encode builder %s: %w", endpoint.ID(), err)
+			return fmt.Errorf("encode builder %s: %w", endpoint.ID(), err)
 		}
 		text.WriteString(separator)
 		text.Write(line)
 		separator = ",\n"
 	}
-	text.WriteString("\n]}\n")
-	if text.Len() > MaxSize {
-		return nil, fmt.Errorf("encode the list of builders: %w", ErrTooLarge)
-	}
-	return text.Bytes(), nil
+	text.WriteString("\n]")
+	return nil
 }
 
 // Decode reads a document. Fields that it does not know are ignored, so that
@@ -81,9 +98,19 @@ func Decode(text []byte) (Document, error) {
 	if *version.SchemaVersion != SchemaVersion {
 		return Document{}, &VersionError{Version: *version.SchemaVersion}
 	}
-	var document Document
-	if err := json.Unmarshal(text, &document); err != nil {
+	var written struct {
+		Document
+		JumpBuilders []Endpoint `json:"jumpBuilders"`
+	}
+	if err := json.Unmarshal(text, &written); err != nil {
 		return Document{}, fmt.Errorf("read the list of builders: %w", err)
+	}
+	document := written.Document
+	for _, endpoint := range written.JumpBuilders {
+		if endpoint.Jump == nil {
+			return Document{}, fmt.Errorf("read the list of builders: builder %q is behind a jump host that is missing", endpoint.ID())
+		}
+		document.Builders = append(document.Builders, endpoint)
 	}
 	for i := range document.Builders {
 		document.Builders[i] = normalised(document.Builders[i])
@@ -103,6 +130,11 @@ func compareIDs(a, b Endpoint) int {
 func normalised(endpoint Endpoint) Endpoint {
 	endpoint.HostKeys = set(endpoint.HostKeys)
 	endpoint.CertificateAuthorities = set(endpoint.CertificateAuthorities)
+	if endpoint.Jump != nil {
+		jump := *endpoint.Jump
+		jump.HostKeys, jump.CertificateAuthorities = set(jump.HostKeys), set(jump.CertificateAuthorities)
+		endpoint.Jump = &jump
+	}
 	endpoint.Systems = set(endpoint.Systems)
 	endpoint.SupportedFeatures = set(endpoint.SupportedFeatures)
 	endpoint.MandatoryFeatures = set(endpoint.MandatoryFeatures)

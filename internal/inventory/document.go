@@ -11,6 +11,7 @@
 package inventory
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -56,6 +57,11 @@ type Document struct {
 	// SchemaVersion is the version of the format.
 	SchemaVersion int `json:"schemaVersion"`
 	// Builders are the machines, in the order of their IDs.
+	//
+	// As text, those behind a jump host are a list of their own, jumpBuilders: a
+	// reader that knows nothing of jump hosts would connect to their addresses
+	// itself, where they are nobody's or somebody else's. So it does without them,
+	// and schema version 1 stays readable for it.
 	Builders []Endpoint `json:"builders"`
 }
 
@@ -70,6 +76,9 @@ type Endpoint struct {
 	Port int    `json:"port"`
 	// User is the account to log in as.
 	User string `json:"user"`
+	// Jump, unless nil, is the SSH server through which the machine is reached. Host
+	// is looked up there.
+	Jump *Jump `json:"jump,omitempty"`
 	// HostKeys are the public keys of which the machine must show one, each
 	// as "type base64" and maybe a comment.
 	HostKeys []string `json:"hostKeys,omitempty"`
@@ -105,6 +114,17 @@ type Endpoint struct {
 	Cordon *Cordon `json:"cordon,omitempty"`
 }
 
+// Jump is an SSH server that passes connections on; see the fields of the same names
+// of [Endpoint].
+type Jump struct {
+	Host                   string   `json:"host"`
+	Port                   int      `json:"port"`
+	User                   string   `json:"user"`
+	HostKeys               []string `json:"hostKeys,omitempty"`
+	CertificateAuthorities []string `json:"certificateAuthorities,omitempty"`
+	Credentials            []string `json:"credentials,omitempty"`
+}
+
 // Cordon takes a machine out of use: no new builds, running ones finish.
 type Cordon struct {
 	// Reason is the words of who did it.
@@ -135,6 +155,9 @@ func (e Endpoint) validate() error {
 			return err
 		}
 	}
+	if err := e.Jump.validate(); err != nil {
+		return err
+	}
 	for _, number := range []struct {
 		what        string
 		value, most int
@@ -144,6 +167,33 @@ func (e Endpoint) validate() error {
 		if number.value < 1 || number.value > number.most {
 			return fmt.Errorf("%s is %d, not between 1 and %d", number.what, number.value, number.most)
 		}
+	}
+	return nil
+}
+
+// validate checks what a reader relies on; no jump host at all is fine. One without
+// host keys would have to be trusted blindly, so there is none.
+func (j *Jump) validate() error {
+	if j == nil {
+		return nil
+	}
+	for _, text := range []struct{ what, value string }{{"jump host", j.Host}, {"user of the jump host", j.User}} {
+		if err := checkName(text.what, text.value); err != nil {
+			return err
+		}
+	}
+	for _, secret := range j.Credentials {
+		if err := checkName("credential of the jump host", secret); err != nil {
+			return err
+		}
+	}
+	switch {
+	case j.Port < 1 || j.Port > 1<<16-1:
+		return fmt.Errorf("port of the jump host is %d, not between 1 and %d", j.Port, 1<<16-1)
+	case len(j.HostKeys)+len(j.CertificateAuthorities) == 0:
+		return errors.New("the jump host has no host key")
+	case len(j.Credentials) == 0:
+		return errors.New("the jump host has no credential")
 	}
 	return nil
 }
