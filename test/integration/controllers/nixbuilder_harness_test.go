@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,16 @@ type fakeProber struct {
 	mu        sync.Mutex
 	targets   map[probe.Key][]probe.Target
 	snapshots map[probe.Key]map[string]probe.Snapshot
+	// requests has the tokens of all requests, each once.
+	requests []string
+}
+
+func (p *fakeProber) Request(_ probe.Key, token string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(p.requests, token) {
+		p.requests = append(p.requests, token)
+	}
 }
 
 func (p *fakeProber) Set(builder probe.Key, targets []probe.Target) {
@@ -144,6 +155,13 @@ func (h *harness) targets(builder string) []probe.Target {
 	h.prober.mu.Lock()
 	defer h.prober.mu.Unlock()
 	return h.prober.targets[probe.Key{Namespace: h.namespace, Name: builder}]
+}
+
+// requests are the tokens of the requests that the prober has had.
+func (h *harness) requests() []string {
+	h.prober.mu.Lock()
+	defer h.prober.mu.Unlock()
+	return slices.Clone(h.prober.requests)
 }
 
 // events takes the events since the last call.
