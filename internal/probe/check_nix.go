@@ -17,10 +17,13 @@ import (
 
 // nix starts nix-daemon, speaks with it and finds out about trust. It reports
 // whether the builder's systems are worth asking for.
-func (c *checker) nix(ctx context.Context, r *report, conn *sshconn.Conn) bool {
+func (c *checker) nix(ctx context.Context, r *report, known *knowledge, conn *sshconn.Conn) bool {
 	t := r.target
 	peer, failure := c.hello(ctx, t, conn)
 	if failure != nil {
+		if c.full(ctx, r, known, conn, failure) {
+			return false
+		}
 		r.fail(StepNixAvailable, failure.reason, messageNix(t, *failure))
 		return false
 	}

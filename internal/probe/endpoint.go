@@ -21,6 +21,7 @@ func (p *Prober) begin(builder Key, target Target) *endpoint {
 		e.snapshot = restore(*kept)
 		e.known.facts = e.snapshot.Result.Facts
 		e.known.spoken = hasSpoken(&e.snapshot)
+		e.known.fitness = restoredFitness(&e.target, &e.snapshot)
 		e.known.canaries = restoredCanaries(&e.target, &e.snapshot, now, p.random())
 		if e.snapshot.State == StateUnhealthy {
 			e.counts = streaks{failures: target.FailureThreshold, unlisted: 1}

@@ -6,36 +6,124 @@ package probe
 import (
 	"context"
 	"strings"
+	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
+const (
+	// measureRetry is when a machine is asked again that cannot be measured. Another
+	// shell or command for the user is all that changes that.
+	measureRetry = 10 * time.Minute
+	// maxUnread is how many probes in a row may fail to read what took a machine out
+	// of use, until that is forgotten: one that is overloaded may be too slow to say
+	// so, and one that cannot be measured any more must not stay out for ever.
+	maxUnread = 3
+	// almostNothing is so little room that nix-daemon fails for want of it.
+	almostNothing = 4 << 20
+)
+
 // machine finds out whether disk, load and clock are within the thresholds. It
 // reports whether the builder's systems are worth asking for.
-func (c *checker) machine(_ context.Context, r *report, _ *knowledge, _ *sshconn.Conn) bool {
+func (c *checker) machine(ctx context.Context, r *report, known *knowledge, conn *sshconn.Conn) bool {
 	t := r.target
 	if t.Thresholds == (Thresholds{}) {
 		r.pass(StepMachineFit, ReasonMachineFit, messageMachine(t, ReasonMachineFit, nil))
 		return true
 	}
-	r.unknown(StepMachineFit, ReasonMachineNotMeasured, messageMachine(t, ReasonMachineNotMeasured, nil))
+	fit := &known.fitness
+	if fit.thresholds != t.Thresholds {
+		*fit = fitness{thresholds: t.Thresholds}
+	}
+	now := time.Now()
+	if now.Before(fit.mute) {
+		r.unknown(StepMachineFit, ReasonMachineNotMeasured, messageMachine(t, ReasonMachineNotMeasured, nil))
+		return true
+	}
+	m, ok := measure(ctx, t, conn)
+	m.enter(&r.facts)
+	reason, what := fit.judge(&m)
+	switch {
+	case reason == ReasonDiskPressure || reason == ReasonOverloaded:
+		r.fail(StepMachineFit, reason, messageMachine(t, reason, what))
+		return false
+	case !ok:
+		fit.mute = now.Add(measureRetry)
+		r.unknown(StepMachineFit, ReasonMachineNotMeasured, messageMachine(t, ReasonMachineNotMeasured, nil))
+	case reason == ReasonClockSkewed:
+		r.fail(StepMachineFit, reason, messageMachine(t, reason, what))
+	case reason == ReasonMachineNotMeasured:
+		r.unknown(StepMachineFit, reason, messageMachine(t, reason, what))
+	default:
+		r.pass(StepMachineFit, reason, messageMachine(t, reason, nil))
+	}
 	return true
 }
 
+// full finds out whether a disk without any room explains why nix-daemon failed: it
+// cannot open its database then, and says nothing of that.
+func (c *checker) full(ctx context.Context, r *report, known *knowledge, conn *sshconn.Conn, f *nixFailure) bool {
+	switch f.reason {
+	case ReasonDaemonHungUp, ReasonDaemonExited, ReasonDaemonNotRunning, ReasonDaemonNotAnswering, ReasonDaemonRefused:
+	default:
+		return false
+	}
+	t := r.target
+	m, _ := measure(ctx, t, conn)
+	if !m.storeKnown || m.freeBytes > almostNothing {
+		return false
+	}
+	m.enter(&r.facts)
+	if known.fitness.thresholds != t.Thresholds {
+		known.fitness = fitness{thresholds: t.Thresholds}
+	}
+	known.fitness.gauge(gaugeDisk).passed = true
+	r.unknown(StepNixAvailable, ReasonStoreFull, messageNix(t, nixFailure{reason: ReasonStoreFull, status: f.status, text: f.text}))
+	r.fail(StepMachineFit, ReasonDiskPressure, messageMachine(t, ReasonDiskPressure, []string{"the file system of /nix/store has no room left, so that the Nix daemon cannot work"}))
+	return true
+}
+
+// enter notes what was measured.
+func (m *measurement) enter(facts *Facts) {
+	facts.FreeBytes, facts.StoreBytes, facts.Processors, facts.LoadPercent = 0, 0, 0, 0
+	facts.PressureKnown, facts.CPUPressure, facts.MemoryPressure, facts.IOPressure = false, 0, 0, 0
+	facts.ClockSkew = m.skew
+	if m.storeKnown {
+		facts.FreeBytes, facts.StoreBytes = m.freeBytes, m.storeBytes
+	}
+	if percent, ok := m.loadPercent(); ok {
+		facts.Processors, facts.LoadPercent = m.processors, int(percent)
+	}
+	if m.cpu >= 0 && m.memory >= 0 && m.io >= 0 {
+		facts.PressureKnown = true
+		facts.CPUPressure, facts.MemoryPressure, facts.IOPressure = int(m.cpu), int(m.memory), int(m.io)
+	}
+}
+
+// loadPercent is the load in percent of the processors.
+func (m *measurement) loadPercent() (float64, bool) {
+	if m.load < 0 || m.processors == 0 {
+		return 0, false
+	}
+	return 100 * m.load / float64(m.processors), true
+}
+
 // messageMachine is about StepMachineFit. what says in our words which thresholds are
-// passed.
+// passed, or what cannot be read.
 func messageMachine(t *Target, reason Reason, what []string) string {
-	said := strings.Join(what, ", and ")
+	said := strings.Join(what, "; ")
 	switch reason {
 	case ReasonMachineFit:
 		return t.says("disk, load and clock are within spec.thresholds")
 	case ReasonDiskPressure:
-		return t.says("%s; free some with \"nix-collect-garbage -d\" there, have Nix do so by itself (min-free and max-free in its nix.conf), or lower spec.thresholds.minFreeSpace", said)
+		return t.says("%s. Free some with \"nix-collect-garbage -d\" there, have Nix do so by itself (min-free and max-free in its nix.conf), or lower spec.thresholds.minFreeSpace", said)
 	case ReasonOverloaded:
-		return t.says("%s; lower maxJobs, find out what else runs there (top), or raise the threshold", said)
+		return t.says("%s. Lower maxJobs, find out what else runs there, or raise the threshold in spec.thresholds", said)
 	case ReasonClockSkewed:
-		return t.says("%s; have it set by a time service there (chrony, systemd-timesyncd; macOS: sntp), or look at the operator's node if other machines are said to be off, too", said)
-	default:
-		return t.says("the machine cannot be measured: only nix-daemon can be run there, or the login shell of %s or its tools are unusual ones", t.User)
+		return t.says("%s. Have it set by a time service there (chrony, systemd-timesyncd; macOS: sntp -sS), or look at the clock of the operator's node where several machines are said to be wrong", said)
 	}
+	if said != "" {
+		return t.says("the machine does not tell %s", strings.Join(what, ", "))
+	}
+	return t.says("the machine cannot be measured: only nix-daemon can be run there, or the login shell of %s or its tools are unusual ones", t.User)
 }

@@ -48,7 +48,7 @@ func (p *Prober) hasten(e *endpoint) {
 
 // anew returns what is known in a form that has everything found out again.
 func (k knowledge) anew() knowledge {
-	k.offerUntil = time.Time{}
+	k.offerUntil, k.fitness.mute = time.Time{}, time.Time{}
 	k.canaries.ran, k.canaries.doubt = time.Time{}, true
 	return k
 }

@@ -33,6 +33,12 @@ type said struct {
 
 // run runs a command without input.
 func run(ctx context.Context, t *Target, conn *sshconn.Conn, command string) said {
+	return runUpTo(ctx, t, conn, command, maxOutput)
+}
+
+// runUpTo is run for a command that prints little: of what it prints, limit bytes are
+// read.
+func runUpTo(ctx context.Context, t *Target, conn *sshconn.Conn, command string, limit int64) said {
 	ctx, cancel := context.WithTimeout(ctx, discoveryTimeout(t.Timeout))
 	defer cancel()
 	session, err := conn.Start(ctx, command)
@@ -44,7 +50,7 @@ func run(ctx context.Context, t *Target, conn *sshconn.Conn, command string) sai
 	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 	defer stop()
 	_ = session.CloseWrite()
-	output, err := io.ReadAll(io.LimitReader(session, maxOutput))
+	output, err := io.ReadAll(io.LimitReader(session, limit))
 	if err != nil {
 		return said{stderr: session.Stderr()}
 	}
