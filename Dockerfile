@@ -2,7 +2,8 @@
 # Copyright The nix-builder-operator Authors
 
 # One image for operator, dispatcher and connect helper: three static programs
-# and nothing to run besides them. Build it with `make image`.
+# and nothing to run besides them. `make docker-image` builds it. `make image`
+# makes the same without a container engine (hack/image); a test compares both.
 
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
@@ -28,7 +29,10 @@ LABEL org.opencontainers.image.title="nix-builder-operator" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --chmod=0644 hack/image/passwd hack/image/group /etc/
 COPY --from=build /out/ /
+ENV PATH=/
+WORKDIR /
 # A number, so that the kubelet can tell that it is not root.
 USER 65532:65532
 ENTRYPOINT ["/manager"]

@@ -14,8 +14,8 @@ list() { go list ./... | grep -E "$@" || true; }
 case ${1:-} in
 # test/scale measures and takes its time: make scale.
 all) packages=$(list -v '/test/scale$') ;;
-unit) packages=$(list -v '/test/(chart|envtest|integration|nixlab|e2e|chaos|diagnosis|bench|scale)(/|$)') ;;
-integration) packages=$(list '/test/(chart|envtest|integration)(/|$)') ;;
+unit) packages=$(list -v '/test/(chart|envtest|image|integration|nixlab|e2e|chaos|diagnosis|bench|scale)(/|$)') ;;
+integration) packages=$(list '/test/(chart|envtest|image|integration)(/|$)') ;;
 e2e) packages=$(list '/test/(nixlab|e2e|chaos|diagnosis|bench)(/|$)') ;;
 *)
 	sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2
