@@ -45,7 +45,7 @@ func (p *program) cordon() *cobra.Command {
 ones finish. It is checked all the same. The reason is shown to those whose builds wait.`,
 		Example: `  kubectl nixbuilder cordon linux --reason 'kernel update'
   kubectl nixbuilder cordon mac/mac-2 --reason 'new disk' --until 2h`,
-		Args: cobra.MinimumNArgs(1),
+		Args: needs("what to cordon: NAME or NAME/ENDPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if strings.TrimSpace(reason) == "" {
 				return usage(errors.New("say why with --reason: it is shown to those whose builds wait"))
@@ -73,7 +73,7 @@ func (p *program) uncordon() *cobra.Command {
 		Use:     "uncordon NAME[/ENDPOINT]...",
 		Short:   "Put a builder, or one machine of it, back into use",
 		Example: `  kubectl nixbuilder uncordon mac/mac-2`,
-		Args:    cobra.MinimumNArgs(1),
+		Args:    needs("what to uncordon: NAME or NAME/ENDPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.setCordon(cmd.Context(), args, nil)
 		},

@@ -106,7 +106,7 @@ func (p *program) why() *cobra.Command {
 		Long: `Say where a build for SYSTEM that requires the FEATUREs would go now, in order of
 preference, and for every other machine why not. Exit status 1: nowhere, or it waits.`,
 		Example: "  kubectl nixbuilder why x86_64-linux kvm",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    needs("the SYSTEM of the build, such as x86_64-linux"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.connect()
 			if err != nil {

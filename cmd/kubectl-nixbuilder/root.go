@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -53,7 +54,7 @@ func newRoot(s streams) *cobra.Command {
 	flags.StringVarP(&p.cluster.Namespace, "namespace", "n", "", "`namespace` to work in")
 	flags.StringVar(&p.cluster.As, "as", "", "`user` to impersonate")
 	flags.StringArrayVar(&p.cluster.AsGroups, "as-group", nil, "`group` to impersonate, may be repeated")
-	root.AddCommand(p.doctor(), p.list(), p.machines(), p.why(), p.cordon(), p.uncordon(), p.version())
+	root.AddCommand(p.doctor(), p.list(), p.machines(), p.why(), p.cordon(), p.uncordon(), p.setup(), p.version())
 	for _, command := range root.Commands() {
 		command.Args = asUsage(command.Args)
 	}
@@ -75,6 +76,16 @@ func asUsage(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		if err := check(cmd, args); err != nil {
 			return usage(fmt.Errorf("%w (%s --help)", err, cmd.CommandPath()))
+		}
+		return nil
+	}
+}
+
+// needs asks for at least one argument.
+func needs(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return errors.New("say " + what)
 		}
 		return nil
 	}
