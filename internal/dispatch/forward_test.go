@@ -79,6 +79,34 @@ func TestInputsAreForwarded(t *testing.T) {
 	})
 }
 
+// Inputs that are on their way to a builder count as if they were there: it gets the
+// build, though the other has less to do.
+func TestBuildFollowsItsInputs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := daemontest.Options{Before: on(daemon.OpAddMultipleToStore, after(time.Minute))}
+		machines := map[string]*machine{"b/one": newMachine(t, "one", slow, slots(2)), "b/two": newMachine(t, "two", slow, slots(2))}
+		r := newRig(t, rigOptions{builders: []*machine{machines["b/one"], machines["b/two"]}, spool: 1 << 30})
+		c := r.connect(1, "x86_64-linux.0")
+		in := large("in")
+		if err := c.send(in); err != nil {
+			t.Fatal(err)
+		}
+		chosen, other := "b/one", "b/two"
+		if machines[other].uploads() > 0 {
+			chosen, other = other, chosen
+		}
+		busy, err := r.ledger.Acquire(t.Context(), scheduler.Request{Class: classOf(t), Exclude: []string{other}}, func(scheduler.Waiting) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer busy.Release()
+		c.mustBuild(newDerivation("out", in))
+		if got := machines[chosen].Builds(); len(got) != 1 || machines[chosen].uploads() != 1 {
+			t.Errorf("%s, which is sent the inputs, built %v after %d uploads", chosen, got, machines[chosen].uploads())
+		}
+	})
+}
+
 // noneTaken checks that no slot is taken.
 func (r *rig) noneTaken() {
 	r.t.Helper()
