@@ -16,7 +16,7 @@ import (
 
 // nobody is the machines file where no endpoint has a line. An empty file
 // would do, but not explain itself.
-const nobody = "# No builder is listed now: each is cordoned, not accepted, was never healthy, or lacks a verified host key or valid credentials: kubectl get nixbuilders says why\n"
+const nobody = "# No builder is listed now: each is cordoned, not accepted, was never healthy, has a full disk, or lacks a verified host key, valid credentials or a mandatory feature: kubectl get nixbuilders says why\n"
 
 // nixConf is what a client includes. It leaves builders-use-substitutes at
 // its default, false: a builder without access to a binary cache would wait

@@ -14,6 +14,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/internal/nix/machines"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
 )
 
 // maxSlots is the most jobs that a spec may declare, and what discovered
@@ -32,6 +33,7 @@ type endpoint struct {
 	jump    *jump  // nil where it is reached directly
 
 	systems, features, mandatory []string // sorted sets
+	lacking                      []string // mandatory features that it turned out to lack
 	hostKeys, authorities        []string // "type base64", sorted sets
 	secrets                      []string // in the order in which they are tried
 	secret                       string   // the one in use
@@ -104,8 +106,8 @@ func newEndpoint(builder *v1alpha1.NixBuilder, given *v1alpha1.Endpoint, now tim
 }
 
 // takeFacts fills what the spec declares or, where it does not and may be
-// completed, what was discovered. Systems that were refuted are none, whoever
-// names them.
+// completed, what was discovered. Systems and features that were refuted are
+// none, whoever names them.
 func (e *endpoint) takeFacts(spec *v1alpha1.NixBuilderSpec, given *v1alpha1.Endpoint) {
 	discovered := e.state
 	if spec.Discovery == v1alpha1.DiscoveryDisabled {
@@ -115,12 +117,14 @@ func (e *endpoint) takeFacts(spec *v1alpha1.NixBuilderSpec, given *v1alpha1.Endp
 	if len(e.systems) == 0 {
 		e.systems = words(discovered.Systems)
 	}
-	e.systems = slices.DeleteFunc(e.systems, func(system string) bool {
-		return slices.Contains(e.state.RefutedSystems, system)
-	})
+	e.systems = without(e.systems, e.state.RefutedSystems)
 	e.features = words(spec.SupportedFeatures)
 	if len(e.features) == 0 {
 		e.features = words(discovered.Features)
+	}
+	e.features = without(e.features, e.state.RefutedFeatures)
+	if e.lacking = spec.Lacking(&e.state); len(e.lacking) > 0 {
+		e.systems = nil // Dispatchers know no other way to say that it builds nothing.
 	}
 	// A builder whose own max-jobs is 0 takes builds of others all the same,
 	// and clients would wait for a machine with 0 for ever.
@@ -137,7 +141,8 @@ func (e *endpoint) listable() bool { return e.obstacle() == "" }
 
 // obstacle says why a machines file may have no line for it, whatever its
 // health, or is empty. These are the cases for which hope is no reason: someone
-// has taken it out of use, or it could not be reached in safety.
+// has taken it out of use, it could not be reached in safety, or every build
+// would fail there.
 func (e *endpoint) obstacle() string {
 	switch {
 	case e.cordon != nil && e.cordon.Until != nil:
@@ -150,6 +155,10 @@ func (e *endpoint) obstacle() string {
 		return "its credentials are not valid (" + e.state.Reason + ")"
 	case len(e.hostKeys) == 0 && len(e.authorities) == 0:
 		return "no host key is known yet"
+	case e.diskFull():
+		return "its disk is full (" + e.state.Reason + ")"
+	case len(e.lacking) > 0:
+		return "it lacks mandatory features: " + strings.Join(e.lacking, ", ")
 	case len(e.systems) == 0 && len(e.state.RefutedSystems) > 0:
 		return "it builds for none of its systems (" + e.state.Reason + ")"
 	case len(e.systems) == 0:
@@ -158,6 +167,17 @@ func (e *endpoint) obstacle() string {
 		return "it has no Secret to log in with"
 	}
 	return ""
+}
+
+// diskFull reports whether the machine has no room for what it builds. Clients
+// that could build by themselves, or wait, would only be kept from it by a line
+// for such a machine. One that is overloaded is late and no worse.
+func (e *endpoint) diskFull() bool {
+	return e.state.FailedCondition == v1alpha1.ConditionMachineFit && e.state.Reason == string(probe.ReasonDiskPressure)
+}
+
+func without(list, others []string) []string {
+	return slices.DeleteFunc(list, func(item string) bool { return slices.Contains(others, item) })
 }
 
 // writable is a system or feature that means the same in every file. What is

@@ -29,6 +29,8 @@ func TestVerdicts(t *testing.T) {
 	refuted := healthy("a")
 	refuted.RefutedSystems = []string{"x86_64-linux"}
 	refuted.Reason = "CanaryFailed"
+	featureless := healthy("a")
+	featureless.RefutedFeatures = []string{"kvm"}
 	tests := map[string]struct {
 		builders []*wrapper
 		wantLine bool
@@ -44,6 +46,8 @@ func TestVerdicts(t *testing.T) {
 		"host key":           {[]*wrapper{one("a", failing("", v1alpha1.ConditionHostKeyVerified))}, false, "host key is not verified"},
 		"credentials":        {[]*wrapper{one("a", failing("", v1alpha1.ConditionCredentialsValid))}, false, "credentials are not valid"},
 		"refuted":            {[]*wrapper{one("a", refuted)}, false, "builds for none of its systems (CanaryFailed)"},
+		"full disk":          {[]*wrapper{one("a", unfit("DiskPressure"))}, false, "its disk is full"},
+		"lacks a feature":    {[]*wrapper{one("a", featureless).MandatoryFeatures("kvm")}, false, "it lacks mandatory features: kvm"},
 		"never healthy":      {[]*wrapper{one("a", never)}, false, "was never healthy"},
 		"others are in use":  {[]*wrapper{one("a", down("", time.Minute)), one("b", healthy(""))}, false, "others do its builds"},
 		"nobody else is":     {[]*wrapper{one("a", down("", time.Minute))}, true, "nobody else does its builds"},
