@@ -82,6 +82,9 @@ func (c *checker) askClient(ctx context.Context, t *Target, conn *sshconn.Conn, 
 		" --store daemon --query --hash /nix/store/00000000000000000000000000000000-probe")
 	if reason := reasonInWords(answer.stderr); reason != "" {
 		f.reason, f.text = reason, lastWords(answer.stderr)
+	} else if f.reason == ReasonDaemonExited && f.text == "" && answer.mute {
+		// Nothing of Nix fails in silence, whatever it is asked: this is the shell.
+		f.reason = ReasonLoginDisabled
 	}
 }
 

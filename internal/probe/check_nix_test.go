@@ -66,7 +66,11 @@ func TestProgramFaults(t *testing.T) {
 			},
 			wantReason: ReasonLoginDisabled, wantWords: []string{"/bin/sh"},
 		},
-		"false": {exec: fail(1, ""), wantReason: ReasonDaemonExited, wantWords: []string{"exit status 1", "nothing"}},
+		"false": {exec: fail(1, ""), wantReason: ReasonLoginDisabled, wantWords: []string{"without a word", "/bin/sh"}},
+		"forced command for ssh://": {
+			exec:       fail(1, "error: protocol mismatch\n"),
+			wantReason: ReasonNotNixProtocol, wantWords: []string{"have it run nix-daemon --stdio"},
+		},
 		"login shell prints": {
 			exec: func(command string, stdio sshtest.Stdio) int {
 				_, _ = io.WriteString(stdio.Stdout, "Welcome to builder 7\n")

@@ -246,17 +246,18 @@ func messageNix(t *Target, f nixFailure) string {
 	case ReasonDaemonNotRunning:
 		return t.says("%s starts, but the Nix daemon is not running (it says %s); start it (systemctl enable --now nix-daemon.socket, or launchctl kickstart system/org.nixos.nix-daemon)", program, said)
 	case ReasonDaemonNotAnswering:
-		return t.says("login works and %s starts, but the Nix daemon does not answer within %s: it is stopped or overloaded; look at the nix-daemon process there", program, t.Timeout)
+		return t.says("login works and %s starts, but the Nix daemon does not answer within %s: it is stopped or overloaded; restart nix-daemon there, and look at what keeps the machine busy", program, t.Timeout)
 	case ReasonDaemonDenied:
-		return t.says("%s may not use the Nix daemon (it says %s); add the user to allowed-users in /etc/nix/nix.conf, and look at the permissions of /nix/var/nix/daemon-socket", t.User, said)
+		return t.says("%s may not use the Nix daemon (it says %s): its socket is closed to the user (\"chmod 755 /nix/var/nix/daemon-socket; chmod 666 /nix/var/nix/daemon-socket/socket\"), "+
+			"or the user is missing in allowed-users (%s)", t.User, said, trustLine(t))
 	case ReasonDaemonHungUp:
-		return t.says("the Nix daemon closes the connection of %s at once (it says %s): the user is missing in allowed-users of /etc/nix/nix.conf, or the daemon crashes; look at its log", t.User, said)
+		return t.says("the Nix daemon closes the connection of %s at once (it says %s): the user is missing in allowed-users (%s), or the daemon crashes; look at its log", t.User, said, trustLine(t))
 	case ReasonDaemonRefused:
 		return t.says("the Nix daemon refuses the connection of %s: %s; look at its log", t.User, said)
 	case ReasonVersionTooOld:
 		return t.says("it speaks worker protocol %s; 1.34 (Nix 2.8) or newer is needed: update Nix there", f.text)
 	case ReasonNotNixProtocol:
-		return t.says("%s does not speak Nix's worker protocol: it answers with other bytes", program)
+		return t.says("%s does not speak Nix's worker protocol; correct spec.remoteProgram, or %s", program, forcedNote(t))
 	case ReasonStoreFull:
 		return t.says("%s fails (%s, it says %s), as it does where the disk is full; see MachineFit", program, f.status, said)
 	case ReasonDaemonExited:
@@ -277,12 +278,22 @@ func messageSession(t *Target, f nixFailure) string {
 	case ReasonCommandRefused:
 		return t.says("sshd does not run commands for %s; look at ForceCommand and at the user's shell", t.User)
 	case ReasonLoginDisabled:
-		return t.says("the login shell of %s refuses to run commands (%s); give the user a shell such as /bin/sh", t.User, said)
+		return t.says("the login shell of %s refuses to run commands (%s); give the user a shell such as /bin/sh, or %s", t.User, quoted(f.text, "it ends without a word"), forcedNote(t))
 	case ReasonLoginShellPrints:
-		return t.says("the shell of %s prints %s before nix-daemon starts; silence its startup files for non-interactive shells", t.User, said)
+		return t.says("the shell of %s prints %s before nix-daemon starts; silence its startup files (~/.bashrc, ~/.zshenv, ~/.config/fish/config.fish, ~/.tcshrc) for non-interactive shells, or %s", t.User, said, forcedNote(t))
 	default:
 		return t.says("the connection broke while nix-daemon was asked")
 	}
+}
+
+// forcedNote is about what takes the place of nix-daemon.
+func forcedNote(t *Target) string {
+	return "where the key or " + t.User + " has a forced command (command= in authorized_keys, ForceCommand in sshd_config, NixOS: nix.sshServe), have it run nix-daemon --stdio"
+}
+
+// trustLine is what makes a user trusted, and with that allowed.
+func trustLine(t *Target) string {
+	return fmt.Sprintf("put the line \"trusted-users = root %s\" into /etc/nix/nix.conf there and restart nix-daemon", t.User)
 }
 
 func notFound(t *Target, f nixFailure) string {
@@ -314,7 +325,7 @@ func messageTrust(t *Target, reason Reason) string {
 	case ReasonUserTrusted:
 		return t.says("the Nix daemon trusts %s", t.User)
 	case ReasonUserNotTrusted:
-		return t.says("the Nix daemon does not trust %s, so it takes no builds from it; put the line \"trusted-users = root %s\" into /etc/nix/nix.conf there and restart nix-daemon", t.User, t.User)
+		return t.says("the Nix daemon does not trust %s, so it takes no builds from it; %s", t.User, trustLine(t))
 	default:
 		return t.says("the Nix daemon does not tell whether it trusts %s", t.User)
 	}

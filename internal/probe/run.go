@@ -29,6 +29,7 @@ type said struct {
 	stdout  []byte
 	stderr  string // its end
 	success bool   // it ended by itself, with status 0, in time
+	mute    bool   // it ended by itself, with another status, and said nothing
 }
 
 // run runs a command without input.
@@ -55,5 +56,8 @@ func runUpTo(ctx context.Context, t *Target, conn *sshconn.Conn, command string,
 		return said{stderr: session.Stderr()}
 	}
 	status, err := session.Wait(ctx)
-	return said{stdout: output, stderr: session.Stderr(), success: err == nil && status.Success()}
+	return said{
+		stdout: output, stderr: session.Stderr(), success: err == nil && status.Success(),
+		mute: err == nil && status.Code > 0 && len(output) == 0 && session.Stderr() == "",
+	}
 }

@@ -26,6 +26,8 @@ type saying struct {
 // nixSayings lists what programs of Nix say about their daemon.
 func nixSayings() []saying {
 	return []saying{
+		// nix-store --serve is for ssh://, and takes our first word for a broken one.
+		{[]string{"protocol mismatch"}, ReasonNotNixProtocol},
 		{[]string{"cannot connect to socket", "permission denied"}, ReasonDaemonDenied},
 		{[]string{"could not connect to any lix socket", "permission denied"}, ReasonDaemonDenied},
 		{[]string{"cannot connect to socket"}, ReasonDaemonNotRunning},
