@@ -34,6 +34,10 @@ func (a *attempt) connectThrough(ctx context.Context) (net.Conn, *Error) {
 	return conn, nil
 }
 
+// errHungUp takes the place of io.EOF, which readers further up would take for the end
+// of what the machine has to say.
+var errHungUp = errors.New("closed by the other end")
+
 // atJumpHost marks what went wrong on the way to the jump host. Errors of this package
 // may be shared, so it is a copy that gets the mark.
 func atJumpHost(err error) *Error {
@@ -43,6 +47,9 @@ func atJumpHost(err error) *Error {
 	}
 	marked := *own
 	marked.JumpHost = true
+	if errors.Is(marked.Err, io.EOF) {
+		marked.Err = errHungUp
+	}
 	return &marked
 }
 

@@ -258,7 +258,11 @@ func (e *LostError) Unwrap() error { return e.Err }
 // Silent reports whether the loss was silence: nobody has said that the builder's
 // end is closed, so what ran there may still run.
 func (e *LostError) Silent() bool {
-	switch sshconn.KindOf(e.Err) {
+	kind := sshconn.KindOf(e.Err)
+	if jump := atJumpHost(e.Err); jump != nil {
+		kind = jump.Kind
+	}
+	switch kind {
 	case sshconn.KindKeepalive, sshconn.KindTimeout, sshconn.KindSilent, sshconn.KindStalled:
 		return true
 	}
@@ -273,6 +277,9 @@ func (e *LostError) Silent() bool {
 // Brief says what happened in a few words, for people who wait for a build.
 func (e *LostError) Brief() string {
 	kind := sshconn.KindOf(e.Err)
+	if jump := atJumpHost(e.Err); jump != nil {
+		return "its jump host: " + string(jump.Kind)
+	}
 	switch {
 	case kind != "":
 		return string(kind)

@@ -89,7 +89,7 @@ func (h *host) sameAccess(endpoint inventory.Endpoint) bool {
 // access is the part of an endpoint that connections depend on.
 func access(e inventory.Endpoint) inventory.Endpoint {
 	return inventory.Endpoint{
-		Host: e.Host, Port: e.Port, User: e.User,
+		Host: e.Host, Port: e.Port, User: e.User, Jump: e.Jump,
 		HostKeys: e.HostKeys, CertificateAuthorities: e.CertificateAuthorities,
 		Credentials: e.Credentials, IdentityFile: e.IdentityFile,
 		RemoteProgram: e.RemoteProgram,

@@ -26,6 +26,9 @@ const (
 	turnedAwayPause = 2 * time.Second
 )
 
+// unreachable describes a builder of which no more is known.
+const unreachable = "unreachable"
+
 // redial connects again until it succeeds or the host is retired.
 func (h *host) redial() {
 	var of *outage
@@ -100,6 +103,9 @@ func refused(err error) bool {
 
 // describe says in a few words why a builder is down.
 func describe(err error) string {
+	if jump := atJumpHost(err); jump != nil {
+		return describeJump(jump)
+	}
 	var notTrusted *NotTrustedError
 	var version *daemon.VersionError
 	var preamble *daemon.PreambleError
@@ -116,6 +122,8 @@ func describe(err error) string {
 		return "refuses connections"
 	case kind == sshconn.KindTurnedAway:
 		return "turns connections away"
+	case kind == sshconn.KindForwardRefused:
+		return "is refused by its jump host"
 	case kind == sshconn.KindAuthRefused:
 		return "refuses the login"
 	case errors.Is(err, errHostKey), kind == sshconn.KindHostKeyUnknown:
@@ -130,5 +138,5 @@ func describe(err error) string {
 		errors.Is(err, errSilent), errors.Is(err, context.DeadlineExceeded):
 		return "does not answer"
 	}
-	return "unreachable"
+	return unreachable
 }

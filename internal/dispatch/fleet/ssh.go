@@ -62,6 +62,7 @@ func DialSSH(opts SSHOptions) Dialer {
 	if opts.Keepalive.Interval == 0 {
 		opts.Keepalive = sshconn.Keepalive{Interval: 10 * time.Second, MaxMissed: 2}
 	}
+	doors := &doors{open: map[string]*door{}}
 	return func(ctx context.Context, endpoint inventory.Endpoint) (Conn, error) {
 		signers, err := opts.signers(endpoint)
 		if err != nil {
@@ -71,14 +72,22 @@ func DialSSH(opts SSHOptions) Dialer {
 		if err != nil {
 			return nil, err
 		}
-		conn, err := sshconn.Dial(ctx, sshconn.Config{
+		config := sshconn.Config{
 			Address:   address(endpoint),
 			User:      endpoint.User,
 			Signers:   signers,
 			HostKeys:  policy,
 			NetDial:   opts.NetDial,
 			Keepalive: opts.Keepalive,
-		})
+		}
+		if endpoint.Jump != nil {
+			leave, err := opts.through(ctx, doors, endpoint, &config)
+			if err != nil {
+				return nil, err
+			}
+			defer leave()
+		}
+		conn, err := sshconn.Dial(ctx, config)
 		if err != nil {
 			return nil, err
 		}
