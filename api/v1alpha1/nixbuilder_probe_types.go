@@ -89,6 +89,7 @@ type Thresholds struct {
 	//
 	// +optional
 	// +kubebuilder:default="1Gi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 0 : isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0",message="must be a number of bytes that is not negative, such as 20Gi; 0 turns the check off"
 	MinFreeSpace *resource.Quantity `json:"minFreeSpace,omitempty"`
 
 	// maxLoadPercent is the most that the load average of the last minute may be,

@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -32,6 +33,7 @@ type NixBuilderWrapper struct {
 // nix and Secret [DefaultSecret], with the defaults that the API server would
 // fill in, and without endpoints.
 func MakeNixBuilder(name string) *NixBuilderWrapper {
+	room := resource.MustParse("1Gi")
 	return &NixBuilderWrapper{object: v1alpha1.NixBuilder{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault},
 		Spec: v1alpha1.NixBuilderSpec{
@@ -46,7 +48,9 @@ func MakeNixBuilder(name string) *NixBuilderWrapper {
 				TimeoutSeconds:   10,
 				FailureThreshold: 3,
 				Canary:           v1alpha1.CanaryDisabled,
+				KeptConnection:   v1alpha1.KeptConnectionEnabled,
 			},
+			Thresholds: v1alpha1.Thresholds{MinFreeSpace: &room, MaxClockSkewSeconds: 300},
 		},
 	}}
 }

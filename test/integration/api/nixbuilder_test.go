@@ -8,6 +8,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -43,7 +44,7 @@ var _ = Describe("NixBuilder", func() {
 		Expect(spec).To(HaveKeyWithValue("discovery", "Enabled"))
 		Expect(spec).To(HaveKeyWithValue("hostKeyPolicy", "Strict"))
 		Expect(spec).To(HaveKeyWithValue("probe", map[string]any{
-			"intervalSeconds": int64(30), "timeoutSeconds": int64(10), "failureThreshold": int64(3), "canary": "Disabled",
+			"intervalSeconds": int64(30), "timeoutSeconds": int64(10), "failureThreshold": int64(3), "canary": "Disabled", "keptConnection": "Enabled",
 		}))
 		Expect(spec["endpoints"].([]any)[0]).To(HaveKeyWithValue("port", int64(22)))
 		Expect(spec).NotTo(HaveKey("maxJobs"))
@@ -54,7 +55,7 @@ var _ = Describe("NixBuilder", func() {
 		builder := builders.MakeNixBuilder("as-built").Endpoint("a", "a.example.com").Obj()
 		want := builder.Spec.DeepCopy()
 		Expect(apiServer.Create(withTimeout(ctx), builder)).To(Succeed())
-		Expect(&builder.Spec).To(Equal(want))
+		Expect(equality.Semantic.DeepEqual(&builder.Spec, want)).To(BeTrue(), "made: %+v\nstored: %+v", want, &builder.Spec)
 	})
 
 	It("shows its columns", func(ctx SpecContext) {
@@ -65,7 +66,7 @@ var _ = Describe("NixBuilder", func() {
 				Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDegraded,
 				Message: "a (a.example.com:22): not well", LastTransitionTime: metav1.Now(),
 			}},
-			TotalEndpoints: 3, HealthyEndpoints: 2, Healthy: "2/3",
+			TotalEndpoints: 3, HealthyEndpoints: 2, Healthy: "2/3", Cordoned: "1/3",
 			Systems: "aarch64-darwin,x86_64-darwin", Jobs: 8, Nix: "2.26.3",
 		}
 		Expect(apiServer.Status().Update(withTimeout(ctx), builder)).To(Succeed())
@@ -79,11 +80,11 @@ var _ = Describe("NixBuilder", func() {
 			}
 			names = append(names, column.Name)
 		}
-		Expect(names).To(Equal([]string{"Name", "Healthy", "Systems", "Jobs", "Nix", "Ready", "Reason", "Age"}))
+		Expect(names).To(Equal([]string{"Name", "Healthy", "Systems", "Jobs", "Nix", "Ready", "Reason", "Cordoned", "Age"}))
 		Expect(wide).To(Equal([]string{"User", "Message"}), "with -o wide")
 		Expect(result.Rows).To(HaveLen(1))
-		Expect(result.Rows[0].Cells[:7]).To(Equal([]any{
-			"columns", "2/3", "aarch64-darwin,x86_64-darwin", float64(8), "2.26.3", "True", "Degraded",
+		Expect(result.Rows[0].Cells[:8]).To(Equal([]any{
+			"columns", "2/3", "aarch64-darwin,x86_64-darwin", float64(8), "2.26.3", "True", "Degraded", "1/3",
 		}))
 		Expect(result.Rows[0].Cells).To(ContainElements("nix", "a (a.example.com:22): not well"))
 	})
