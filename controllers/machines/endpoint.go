@@ -153,6 +153,8 @@ func (e *endpoint) obstacle() string {
 		return "its host key is not verified (" + e.state.Reason + ")"
 	case e.state.FailedCondition == v1alpha1.ConditionCredentialsValid:
 		return "its credentials are not valid (" + e.state.Reason + ")"
+	case !e.inUse() && e.state.LastHealthyTime == nil:
+		return e.idle() + ", and was never healthy"
 	case len(e.hostKeys) == 0 && len(e.authorities) == 0:
 		return "no host key is known yet"
 	case e.diskFull():

@@ -112,13 +112,8 @@ func (e *endpoint) outOfUse(listed bool, missing []string) string {
 	if e.inUse() {
 		return ""
 	}
-	state := "not probed yet"
-	if e.state.State == v1alpha1.EndpointUnhealthy {
-		state = "out of use (" + e.state.Reason + ")"
-	}
+	state := e.idle()
 	switch {
-	case e.state.LastHealthyTime == nil:
-		return state + ", and was never healthy"
 	case !listed:
 		return state + ", and others do its builds or were healthy after it"
 	case len(missing) > 0:
@@ -126,4 +121,12 @@ func (e *endpoint) outOfUse(listed bool, missing []string) string {
 	default:
 		return state + ", but listed, since nobody else does its builds"
 	}
+}
+
+// idle says in what way an endpoint is not in use.
+func (e *endpoint) idle() string {
+	if e.state.State == v1alpha1.EndpointUnhealthy {
+		return "out of use (" + e.state.Reason + ")"
+	}
+	return "not probed yet"
 }

@@ -68,7 +68,7 @@ func Ask(ctx context.Context, c Cluster, a Asking, progress Progress) (*Report, 
 			return nil, err
 		}
 	}
-	w := &waiting{cluster: c, asking: a, progress: progress, token: token, open: asked}
+	w := &waiting{cluster: c, asking: a, progress: progress, token: token, open: slices.Clone(asked)}
 	if all, err = w.wait(ctx); err != nil {
 		return nil, err
 	}

@@ -98,6 +98,9 @@ func (f *File) text() string {
 func (s *Step) print(p *show.Printer, indent int, verbose bool) {
 	result, style := "ok", show.Good
 	took := fmt.Sprintf("%d ms", s.Milliseconds)
+	if s.Milliseconds == 0 {
+		took = ""
+	}
 	reason := s.Reason
 	switch {
 	case s.Status == string(metav1.ConditionFalse):
@@ -108,9 +111,6 @@ func (s *Step) print(p *show.Printer, indent int, verbose bool) {
 		result, style = "unknown", show.Doubt
 	case !verbose:
 		reason = ""
-	}
-	if s.Milliseconds == 0 && s.Status != string(metav1.ConditionTrue) {
-		took = ""
 	}
 	line := fmt.Sprintf("%s%-*s %s%s %*s  %s", strings.Repeat(" ", indent), typeWidth, s.Type,
 		p.Styled(style, result), strings.Repeat(" ", max(0, resultWidth-len(result))), timeWidth, took, reason)
