@@ -138,6 +138,8 @@ type phase struct {
 	before, after usage
 	probes        int
 	gaps          []time.Duration
+	moments       []moment
+	kept          int
 	writes        int
 	leases        int
 	election      int
@@ -151,6 +153,14 @@ func printTable(w io.Writer, endpoints int, interval time.Duration, phases []pha
 			line += fmt.Sprintf("%14s", cell(&phases[i]))
 		}
 		_, _ = fmt.Fprintln(w, line)
+	}
+	late := func(pick func(moment) time.Duration, q float64) func(*phase) string {
+		return func(p *phase) string {
+			if len(p.moments) == 0 {
+				return "-"
+			}
+			return fmt.Sprintf("%.1f", 1000*quantile(times(p.moments, pick), q).Seconds())
+		}
 	}
 	seconds := func(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()) }
 	mebibytes := func(n int64) string { return fmt.Sprintf("%.0f", float64(n)/(1<<20)) }
@@ -178,6 +188,7 @@ func printTable(w io.Writer, endpoints int, interval time.Duration, phases []pha
 	})
 	row("memory, MiB", func(p *phase) string { return mebibytes(p.after.resident) })
 	row("peak memory, MiB", func(p *phase) string { return mebibytes(p.after.peak) })
+	row("kept connections", func(p *phase) string { return strconv.Itoa(p.kept) })
 	row("writes about builders", func(p *phase) string { return strconv.Itoa(p.writes) })
 	row("  of the Lease", func(p *phase) string { return strconv.Itoa(p.leases) })
 	row("  of events about it", func(p *phase) string { return strconv.Itoa(p.election) })
@@ -185,6 +196,12 @@ func printTable(w io.Writer, endpoints int, interval time.Duration, phases []pha
 	row("                   mean", gap(mean))
 	row("                   99 %", gap(at(0.99)))
 	row("                   most", gap(slices.Max))
+	row("begins late, ms: median", late(begins, 0.5))
+	row("                   99 %", late(begins, 0.99))
+	row("                   most", late(begins, 1))
+	row("ends late, ms:   median", late(ends, 0.5))
+	row("                   99 %", late(ends, 0.99))
+	row("                   most", late(ends, 1))
 }
 
 // quantile returns the value that a part q of all does not exceed.

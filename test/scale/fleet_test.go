@@ -29,9 +29,9 @@ import (
 )
 
 const (
-	namespaces = 5
-	// builderCount is how many NixBuilders share the machines.
-	builderCount = 20
+	namespaces = 20
+	// maxBuilders is how many NixBuilders share the machines, where there are as many.
+	maxBuilders = 40
 	// holeTimeout is after how long without an answer on the loopback interface
 	// there will be none.
 	holeTimeout = 300 * time.Millisecond
@@ -50,8 +50,9 @@ type machine struct {
 	host string
 	port int32
 	*sshtest.Server
-	nix  *daemontest.Daemon
-	hole bool
+	listener net.Listener
+	nix      *daemontest.Daemon
+	hole     bool
 
 	mu sync.Mutex
 	// logins are the times at which nix-daemon was started, which a probe does
@@ -73,6 +74,7 @@ func newFleet(t *testing.T, n int) *fleet {
 		if err != nil {
 			t.Fatal(err)
 		}
+		m.listener = listener
 		m.port = int32(listener.Addr().(*net.TCPAddr).Port)
 		m.Server = sshtest.Serve(t, listener, sshtest.NewKey(t), sshtest.Behavior{
 			Exec: sshtest.NixShell(m.serve), AuthorizedKeys: []ssh.PublicKey{public},
@@ -113,9 +115,10 @@ func (f *fleet) create(t *testing.T, admin client.Client, interval time.Duration
 			Data: map[string][]byte{corev1.SSHAuthPrivateKey: f.key},
 		})
 	}
-	for i := range builderCount {
+	count := min(maxBuilders, len(f.machines))
+	for i := range count {
 		builder := builders.MakeNixBuilder(fmt.Sprintf("builder-%d", i)).Namespace(namespaceName(i % namespaces))
-		for _, m := range f.machines[i*len(f.machines)/builderCount : (i+1)*len(f.machines)/builderCount] {
+		for _, m := range f.machines[i*len(f.machines)/count : (i+1)*len(f.machines)/count] {
 			builder.EndpointWith(v1alpha1.Endpoint{
 				Name: m.name, Host: m.host, Port: m.port, HostKeys: []string{sshconn.AuthorizedKey(m.HostKey())},
 			})
@@ -130,6 +133,15 @@ func setPace(p *v1alpha1.Probe, interval time.Duration) {
 	if seconds := int32(interval / time.Second); seconds != p.IntervalSeconds {
 		p.IntervalSeconds, p.TimeoutSeconds, p.FailureThreshold = seconds, min(seconds, p.TimeoutSeconds), 1
 	}
+}
+
+// kept counts the connections that are open between probes.
+func (f *fleet) kept() int {
+	n := 0
+	for _, m := range f.machines {
+		n += m.Open()
+	}
+	return n
 }
 
 // dig makes one machine in share a black hole, and returns how many that are.
@@ -151,10 +163,12 @@ func (f *fleet) dig(t *testing.T, share int) int {
 	return holes
 }
 
-// swallow has the kernel drop whatever is sent to open a connection, as it does
-// where a listener has no room for another one and accepts none.
+// swallow has the machine fall silent on connections that are open, and the kernel drop
+// whatever is sent to open one, as it does where a listener has no room for another one
+// and accepts none.
 func (m *machine) swallow(t *testing.T) error {
-	m.Close()
+	_ = m.listener.Close()
+	m.Freeze()
 	listener, err := net.Listen("tcp", m.Addr())
 	if err != nil {
 		return err

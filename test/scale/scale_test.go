@@ -20,15 +20,15 @@ import (
 
 // The defaults are for a run among many other tests.
 var (
-	endpointsFlag = flag.Int("endpoints", 20, "how many endpoints there are; every fifth becomes a black hole in the end")
-	durationFlag  = flag.Duration("duration", 10*time.Second, "how long to watch the operator at rest")
+	endpointsFlag = flag.Int("endpoints", 20, "how many endpoints there are; every tenth becomes a black hole in the end")
+	durationFlag  = flag.Duration("duration", 10*time.Second, "how long to watch the operator at rest, with kept connections and without")
 	intervalFlag  = flag.Duration("interval", 5*time.Second, "time between two probes of an endpoint, whole seconds")
 )
 
 const (
 	// patience bounds how long the operator takes to start, to end and to find
 	// out about all endpoints.
-	patience = 5 * time.Minute
+	patience = 3 * time.Minute
 	// jitter is by how much of it the prober varies an interval, as it documents.
 	jitter = 0.1
 	// leastAllowance is what other programs on the machine may delay a probe by,
@@ -36,7 +36,13 @@ const (
 	leastAllowance = 3 * time.Second
 	// holesShare is the part of the endpoints that become black holes: one in
 	// that many.
-	holesShare = 5
+	holesShare = 10
+	// mostCores and mostMemory are what the operator may use, however many endpoints
+	// there are up to a thousand.
+	mostCores  = 0.5
+	mostMemory = 300 << 20
+	// mostDelay is what black holes may delay a probe by, on a quiet machine.
+	mostDelay = 100 * time.Millisecond
 )
 
 // run is the operator with its builders, and what was measured so far.
@@ -71,6 +77,7 @@ func TestScale(t *testing.T) {
 	}{
 		{"all become ready", func(t *testing.T) { r.becomeReady(t, start) }},
 		{"nothing is written at rest", r.rest},
+		{"nothing is written without kept connections", r.plain},
 		{"a restart is not noticed", r.restart},
 		{"black holes delay nobody", r.blackHoles},
 	} {
@@ -81,14 +88,14 @@ func TestScale(t *testing.T) {
 }
 
 // begin starts a phase, and the operator where it does not run.
-func (r *run) begin(t *testing.T, name string) phase {
+func (r *run) begin(t *testing.T, name string, args ...string) phase {
 	t.Helper()
 	say(t, "phase: %s", name)
 	p := phase{name: name, from: time.Now()}
 	if r.operator != nil {
 		p.before = r.operator.usage(t)
 	} else {
-		r.operator = r.startOperator(t)
+		r.operator = r.startOperator(t, args...)
 	}
 	return p
 }
@@ -102,7 +109,12 @@ func (r *run) end(t *testing.T, p phase) tally {
 	p.writes, p.leases, p.election = len(written.others), written.leases, written.election
 	p.probes = r.loginsIn(p.from, p.to)
 	p.gaps = r.gapsIn(p.from, p.to)
+	p.moments = r.moments(t, p.from, p.to)
+	p.kept = r.kept()
 	r.phases = append(r.phases, p)
+	if p.after.peak > mostMemory {
+		t.Errorf("the operator has used %d MiB", p.after.peak>>20)
+	}
 	return written
 }
 
@@ -143,6 +155,32 @@ func (r *run) rest(t *testing.T) {
 		t.Errorf("resource versions (-before +after):\n%s", diff)
 	}
 	r.expectPunctual(t, len(r.machines))
+	r.expectModest(t)
+	if kept := r.phases[len(r.phases)-1].kept; kept < len(r.machines) {
+		t.Errorf("%d connections are kept, want one to each of %d machines", kept, len(r.machines))
+	}
+}
+
+// plain is rest without kept connections, to see what they cost. The operator is
+// another one afterwards.
+func (r *run) plain(t *testing.T) {
+	before := r.versions(t)
+	r.operator.stop(t)
+	r.operator = nil
+	p := r.begin(t, "plain start", "--kept-connections=false")
+	r.wait(t, r.interval+r.allowance())
+	r.end(t, p)
+	p = r.begin(t, "plain")
+	r.wait(t, *durationFlag)
+	r.end(t, p).expectNone(t)
+	if diff := cmp.Diff(before, r.versions(t)); diff != "" {
+		t.Errorf("resource versions (-before +after):\n%s", diff)
+	}
+	r.expectPunctual(t, len(r.machines))
+	r.expectModest(t)
+	if kept := r.phases[len(r.phases)-1].kept; kept > len(r.machines)/4 {
+		t.Errorf("%d connections are open", kept)
+	}
 }
 
 // restart: a new process starts from the status it finds, changes nothing of it,
@@ -185,6 +223,7 @@ func (r *run) restart(t *testing.T) {
 func (r *run) blackHoles(t *testing.T) {
 	p := r.begin(t, "black holes")
 	holes := r.dig(t, holesShare)
+	rest := r.phases[1].moments
 	want := map[string]int{
 		string(probe.ReasonAllPassed):      len(r.machines) - holes,
 		string(probe.ReasonConnectTimeout): holes,
@@ -204,6 +243,40 @@ func (r *run) blackHoles(t *testing.T) {
 		t.Errorf("endpoints by reason (-want +got):\n%s", diff)
 	}
 	r.expectPunctual(t, len(r.machines)-holes)
+	r.expectModest(t)
+	r.expectUndelayed(t, rest)
+}
+
+// expectModest checks what the operator used in the last phase.
+func (r *run) expectModest(t *testing.T) {
+	t.Helper()
+	p := &r.phases[len(r.phases)-1]
+	if cores := (p.after.cpu - p.before.cpu).Seconds() / p.to.Sub(p.from).Seconds(); cores > mostCores {
+		t.Errorf("%.2f cores", cores)
+	}
+}
+
+// expectUndelayed compares how late probes of the last phase began and ended with those
+// at rest.
+func (r *run) expectUndelayed(t *testing.T, rest []moment) {
+	t.Helper()
+	now := r.phases[len(r.phases)-1].moments
+	allowance := r.allowance()
+	if r.interval >= probe.DefaultInterval {
+		allowance = mostDelay
+	}
+	for name, pick := range map[string]func(moment) time.Duration{"begins": begins, "ends": ends} {
+		before, after := times(rest, pick), times(now, pick)
+		if len(before) == 0 || len(after) == 0 {
+			t.Errorf("%d probes at rest, %d now", len(before), len(after))
+			continue
+		}
+		for _, q := range []float64{0.5, 0.99} {
+			if delay := quantile(after, q) - quantile(before, q); delay > allowance {
+				t.Errorf("%g %% of the probes: the last one %s %v later than at rest", 100*q, name, delay)
+			}
+		}
+	}
 }
 
 // allowance is how late a probe may be.

@@ -118,7 +118,7 @@ type operator struct {
 
 // startOperator runs the program as config/default does and returns when it is
 // ready. It ends with this process, if nobody stops it before.
-func (s *site) startOperator(t *testing.T) *operator {
+func (s *site) startOperator(t *testing.T, args ...string) *operator {
 	t.Helper()
 	s.starts++
 	o := &operator{done: make(chan struct{}), log: filepath.Join(s.dir, fmt.Sprintf("operator-%d.log", s.starts))}
@@ -128,11 +128,13 @@ func (s *site) startOperator(t *testing.T) *operator {
 	}
 	defer log.Close()
 	health := freeAddress(t)
-	o.command = exec.Command(s.program, "--kubeconfig="+s.kubeconfig,
-		"--leader-elect", "--leader-election-namespace="+operatorNamespace,
-		"--health-probe-bind-address="+health, "--metrics-bind-address=0",
+	o.command = exec.Command(s.program, append([]string{
+		"--kubeconfig=" + s.kubeconfig,
+		"--leader-elect", "--leader-election-namespace=" + operatorNamespace,
+		"--health-probe-bind-address=" + health, "--metrics-bind-address=0",
 		"--denied-ranges=169.254.0.0/16", // the machines are on loopback addresses
-	)
+		"--log-level=debug",              // tells when each probe began and ended
+	}, args...)...)
 	o.command.Stdout, o.command.Stderr = log, log
 	o.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := o.command.Start(); err != nil {
