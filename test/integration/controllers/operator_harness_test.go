@@ -64,7 +64,8 @@ func startOperator(leaseNamespace string, namespaces ...string) *operator {
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(controllers.SetupAll(manager, controllers.Options{
-		Registerer: o.registry,
+		Registerer:      o.registry,
+		KeepConnections: true,
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			o.dials.Add(1)
 			return (&net.Dialer{}).DialContext(ctx, network, address)
