@@ -4,6 +4,7 @@
 package nixlab
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/base64"
@@ -41,7 +42,8 @@ type BuilderOptions struct {
 	// moves an interface there, by [Host.PID], after every boot.
 	OwnNetwork bool
 	// Namespace is the path of an existing network namespace that the builder
-	// joins at every boot, instead of one of its own; sshd listens likewise.
+	// joins at every boot, instead of one of its own. Address and Port are those
+	// in it; sshd listens as with OwnNetwork by default.
 	Namespace string
 	// Store is a directory of this machine that is the builder's /nix, such as
 	// one of limited size; one of the lab's own by default.
@@ -71,7 +73,7 @@ func (l *Lab) StartBuilder(ctx context.Context, opts BuilderOptions) (*Builder, 
 	}
 	switch {
 	case opts.OwnNetwork, opts.Namespace != "":
-		opts.Address, opts.Port = "0.0.0.0", 22
+		opts.Address, opts.Port = cmp.Or(opts.Address, "0.0.0.0"), cmp.Or(opts.Port, 22)
 	case opts.Address == "":
 		opts.Address = l.nextAddress()
 	}

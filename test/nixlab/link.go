@@ -18,6 +18,7 @@ import (
 type Link struct {
 	listener net.Listener
 	target   string
+	dial     DialFunc
 	ctx      context.Context
 	cancel   context.CancelFunc
 	group    sync.WaitGroup
@@ -28,14 +29,25 @@ type Link struct {
 	connections map[net.Conn]bool
 }
 
+// DialFunc opens a connection to an address ("host:port").
+type DialFunc func(ctx context.Context, address string) (net.Conn, error)
+
+func dialTCP(ctx context.Context, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
+}
+
 // NewLink starts a relay from an address of the lab to the target
 // ("host:port").
-func (l *Lab) NewLink(target string) (*Link, error) {
+func (l *Lab) NewLink(target string) (*Link, error) { return l.NewLinkThrough(target, dialTCP) }
+
+// NewLinkThrough is [Lab.NewLink] to a target that takes another way to connect to,
+// such as one in another network namespace.
+func (l *Lab) NewLinkThrough(target string, dial DialFunc) (*Link, error) {
 	_, port, err := net.SplitHostPort(target)
 	if err != nil {
 		return nil, fmt.Errorf("link: %w", err)
 	}
-	link, err := listenLink(net.JoinHostPort(l.nextAddress(), port), target)
+	link, err := listenLink(net.JoinHostPort(l.nextAddress(), port), target, dial)
 	if err != nil {
 		return nil, err
 	}
@@ -45,12 +57,12 @@ func (l *Lab) NewLink(target string) (*Link, error) {
 	return link, nil
 }
 
-func listenLink(address, target string) (*Link, error) {
+func listenLink(address, target string, dial DialFunc) (*Link, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("link to %s: %w", target, err)
 	}
-	k := &Link{listener: listener, target: target, silent: make(chan struct{}), connections: map[net.Conn]bool{}}
+	k := &Link{listener: listener, target: target, dial: dial, silent: make(chan struct{}), connections: map[net.Conn]bool{}}
 	close(k.silent)
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.group.Go(k.serve)
@@ -128,7 +140,7 @@ func (k *Link) relay(client net.Conn) {
 	if !k.keep(client) {
 		return
 	}
-	server, err := new(net.Dialer).DialContext(k.ctx, "tcp", k.target)
+	server, err := k.dial(k.ctx, k.target)
 	if err != nil {
 		return
 	}

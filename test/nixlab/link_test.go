@@ -33,7 +33,7 @@ func startLink(t *testing.T) *Link {
 			}()
 		}
 	}()
-	link, err := listenLink("127.0.0.1:0", server.Addr().String())
+	link, err := listenLink("127.0.0.1:0", server.Addr().String(), dialTCP)
 	if err != nil {
 		t.Fatal(err)
 	}
