@@ -124,6 +124,10 @@ func (c *checker) notConnected(ctx context.Context, r *report, known *knowledge,
 	if e.Seen != nil {
 		verified(r, known, sshconn.PlainKey(e.Seen))
 	}
+	if reason == ReasonAuthRefused {
+		r.fail(step, reason, messageRefused(t, keys, e.Detail))
+		return
+	}
 	r.fail(step, reason, messageLogin(t, reason, keys.names, e.Detail))
 }
 

@@ -89,7 +89,7 @@ func messageReachable(t *Target, reason Reason, e *sshconn.Error, spoken bool) s
 	case ReasonNotSSH:
 		return t.says("something else than an SSH server answers: %s; correct host and port", quoted(e.Detail, "bytes that are no text"))
 	case ReasonTurnedAway:
-		return t.says("sshd closes the connection before greeting (%s): too many connections at once (MaxStartups in its sshd_config), or a penalty for this source address (PerSourcePenalties) after refused logins", quoted(e.Detail, "without a word"))
+		return t.says("sshd closes the connection before greeting (%s): too many connections at once (raise MaxStartups in its sshd_config), or a penalty for refused logins from the operator's address (it wears off; PerSourcePenaltyExemptList in its sshd_config exempts the address, which its log shows)", quoted(e.Detail, "without a word"))
 	case ReasonNoCommonAlgorithm:
 		return t.says("the SSH server offers no %s algorithm that is considered safe; update it, or allow one in its sshd_config", e.Detail)
 	case ReasonHandshakeTimeout:
@@ -156,63 +156,6 @@ func repin(t *Target, seen string) string {
 		return "accept its new key once it presents one"
 	}
 	return "put its new key into hostKeys"
-}
-
-// Messages of StepAuthenticated.
-
-func messageLoggedIn(t *Target, credential string) string {
-	if credential == "" {
-		return t.says("logged in as %s; the SSH server asks for no key", t.User)
-	}
-	return t.says("logged in as %s with Secret %s", t.User, credential)
-}
-
-func messageCredential(name string, reason Reason) string {
-	switch reason {
-	case ReasonNoCredential:
-		return "no Secret with a private key is given"
-	case ReasonCredentialUsable:
-		return fmt.Sprintf("Secret %s: the private key can be used", name)
-	case ReasonKeyPassphrase:
-		return fmt.Sprintf("Secret %s: the private key is protected by a passphrase, which nobody can type; store one without (ssh-keygen -p -N '' -f FILE)", name)
-	case ReasonKeyIsPublic:
-		return fmt.Sprintf("Secret %s: ssh-privatekey holds the public key; store the file without .pub", name)
-	case ReasonKeyUnsupported:
-		return fmt.Sprintf("Secret %s: the private key's type is no longer supported; make a new one (ssh-keygen -t ed25519)", name)
-	case ReasonCertificateMalformed:
-		return fmt.Sprintf("Secret %s: ssh-privatekey-cert.pub is not a user certificate", name)
-	case ReasonCertificateMismatch:
-		return fmt.Sprintf("Secret %s: ssh-privatekey-cert.pub belongs to another private key", name)
-	case ReasonCertificateOutOfDate:
-		return fmt.Sprintf("Secret %s: the certificate is not valid at this time; sign a new one", name)
-	default:
-		return fmt.Sprintf("Secret %s: ssh-privatekey is not a private key in OpenSSH or PEM form", name)
-	}
-}
-
-func messageLogin(t *Target, reason Reason, names []string, detail string) string {
-	tried := keysOf(names)
-	switch reason {
-	case ReasonAuthRefused:
-		return t.says("login as %s refused with %s%s; add the public key to ~%s/.ssh/authorized_keys there, or correct spec.user",
-			t.User, tried, parenthesis(detail), t.User)
-	case ReasonAuthDropped:
-		return t.says("sshd closes the connection at login as %s%s; look at MaxStartups, PerSourcePenalties and MaxAuthTries in its sshd_config, and at its log", t.User, parenthesis(detail))
-	case ReasonAuthTimeout:
-		return t.says("sshd does not answer the login as %s within %s; look at its log (name lookups, PAM, a full disk)", t.User, t.Timeout)
-	case ReasonSigningFailed:
-		return t.says("%s could not sign the login", tried)
-	default:
-		return t.says("the SSH server breaks the protocol at login%s", parenthesis(detail))
-	}
-}
-
-// keysOf names the keys of Secrets in a sentence.
-func keysOf(names []string) string {
-	if len(names) == 1 {
-		return "the key of Secret " + names[0]
-	}
-	return "the keys of Secrets " + strings.Join(names, ", ")
 }
 
 func parenthesis(text string) string {

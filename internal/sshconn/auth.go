@@ -25,6 +25,14 @@ type login struct {
 	signErr error
 }
 
+// How the details of a [KindAuthRefused] begin that says more than that.
+const (
+	// DetailAlsoAsks precedes the methods that the peer demands besides the key.
+	DetailAlsoAsks = "also asks for: "
+	// DetailNoKeys precedes the methods that the peer offers in place of keys.
+	DetailNoKeys = "takes no keys, only: "
+)
+
 func newLogin(signers []ssh.Signer, watch *watchConn) *login {
 	l := &login{watch: watch, used: -1}
 	for i, signer := range signers {
@@ -55,7 +63,7 @@ func (l *login) next(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 	if len(c.PartialSuccessMethods) > 0 {
 		return nil, &Error{
 			Kind: KindAuthRefused, Step: StepLogin,
-			Detail: Printable("also asks for: " + strings.Join(c.AllowedMethods, ", ")),
+			Detail: Printable(DetailAlsoAsks + strings.Join(c.AllowedMethods, ", ")),
 		}
 	}
 	if slices.Contains(c.TriedMethods, methodPublicKey) {
@@ -64,7 +72,7 @@ func (l *login) next(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 	if !slices.Contains(c.AllowedMethods, methodPublicKey) {
 		return nil, &Error{
 			Kind: KindAuthRefused, Step: StepLogin,
-			Detail: Printable("takes no keys, only: " + strings.Join(c.AllowedMethods, ", ")),
+			Detail: Printable(DetailNoKeys + strings.Join(c.AllowedMethods, ", ")),
 		}
 	}
 	return nil, nil
