@@ -100,8 +100,14 @@ func jumpLoginWords(r *report, e *sshconn.Error) string {
 	user, tried := r.target.Jump.User, keysOf(r.hop.keys.names)
 	switch {
 	case e.Kind == sshconn.KindAuthRefused:
-		return fmt.Sprintf("the jump host refuses the login as %s with %s%s; add the public key to ~%s/.ssh/authorized_keys there, or correct spec.proxyJump.user",
-			user, tried, parenthesis(e.Detail), user)
+		line := "its public key"
+		if len(r.hop.keys.list) > 0 {
+			if key := sshconn.AuthorizedKey(sshconn.PlainKey(r.hop.keys.list[0].PublicKey())); len(key) <= maxKeyLine {
+				line = "\"restrict,port-forwarding " + key + "\""
+			}
+		}
+		return fmt.Sprintf("the jump host refuses the login as %s with %s%s; add %s to ~%s/.ssh/authorized_keys there, or correct spec.proxyJump.user; where both are right, the log of its sshd says why",
+			user, tried, parenthesis(e.Detail), line, user)
 	case e.Kind == sshconn.KindNoUsableKey:
 		return tried + " could not sign the login to the jump host; store a key in it that can"
 	case e.Kind == sshconn.KindTimeout:

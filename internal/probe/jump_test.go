@@ -163,7 +163,7 @@ func TestJumpHostFaults(t *testing.T) {
 		},
 		"login refused": {
 			jump:     sshtest.Behavior{Users: []string{"somebody"}, Forward: direct},
-			wantStep: StepAuthenticated, wantReason: ReasonJumpLoginRefused, wantWords: []string{"as hop with the key of Secret jump-key", "~hop/.ssh/authorized_keys", "spec.proxyJump.user"},
+			wantStep: StepAuthenticated, wantReason: ReasonJumpLoginRefused, wantWords: []string{"as hop with the key of Secret jump-key", "add \"restrict,port-forwarding ssh-ed25519 AAAA", "~hop/.ssh/authorized_keys", "spec.proxyJump.user"},
 		},
 		"login dropped": {
 			jump:     sshtest.Behavior{Fault: sshtest.FaultHangUpAtLogin},
