@@ -57,6 +57,7 @@ Nothing is done. With --only it is a script (for NixOS a module) that can be pip
 	flags.StringVar(&o.Name, "name", "", "`name` of the NixBuilder (default linux, or mac)")
 	flags.StringVar(&o.Secret, "secret", "builder-key", "`name` of the Secret for the private key")
 	flags.StringVar(&o.Host, "host", "", "the machine's DNS name or `address`")
+	flags.IntVar(&o.Port, "port", 0, "`port` of the machine's sshd (default 22)")
 	flags.StringVar(&o.HostKey, "host-key", "", "the machine's public host `key`")
 	flags.StringArrayVar(&o.Systems, "system", nil, "`system` that the machine builds for, else it is asked; may be repeated")
 	flags.StringVar(&only, "only", "", "print one `part` alone: machine or cluster")

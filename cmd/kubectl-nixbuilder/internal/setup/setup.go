@@ -40,8 +40,10 @@ type Options struct {
 	// Name is that of the NixBuilder, Secret that of the key, Namespace where both
 	// go; the one of the kubeconfig where it is empty.
 	Name, Secret, Namespace string
-	// Host and HostKey are the machine's; placeholders where they are empty.
+	// Host, Port and HostKey are the machine's; placeholders, or 22, where they are
+	// empty.
 	Host, HostKey string
+	Port          int
 	Systems       []string
 }
 

@@ -23,7 +23,10 @@ spec:
 {{- end}}
   endpoints:
     - name: {{.Endpoint}}
-      host: {{.Host}}
+      host: "{{.Host}}"
+{{- if .Port}}
+      port: {{.Port}}
+{{- end}}
       hostKeys:
         - {{.HostKey}}
 END
