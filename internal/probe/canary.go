@@ -6,14 +6,15 @@ package probe
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
-// Canaries are real builds, one for each system of an endpoint that asks for them.
-// They happen within a probe, but in few of them: the first one, the next one after a
+// Canaries are real builds, one for each system of an endpoint that asks for them, and
+// some more for features (see canary_features.go). They happen within a probe, but in few of them: the first one, the next one after a
 // change of systems or of Nix, or after a failure of another step, and else once per
 // canaryInterval. One that does not pass is repeated sooner, since it takes systems
 // out of use.
@@ -35,6 +36,7 @@ const (
 // canaries is what is remembered of those of an endpoint.
 type canaries struct {
 	verdicts   []canaryVerdict
+	features   []featureVerdict
 	nixVersion string
 	ran, due   time.Time
 	setbacks   int // in a row
@@ -46,13 +48,16 @@ type canaries struct {
 // that were well are spread, as the process starts with all of them.
 func restoredCanaries(t *Target, kept *Snapshot, now time.Time, random float64) canaries {
 	systems, facts := canarySystems(t, kept.Result.Facts.Systems), &kept.Result.Facts
-	if !t.Canary || kept.State != StateHealthy || len(facts.Refuted) > 0 || len(systems) == 0 ||
+	if !t.Canary || kept.State != StateHealthy || len(facts.Refuted) > 0 || len(facts.RefutedFeatures) > 0 || len(systems) == 0 ||
 		kept.Result.Outcome(StepSystemsVerified).Status != StatusTrue {
 		return canaries{}
 	}
 	c := canaries{nixVersion: facts.NixVersion, due: now.Add(time.Duration(random * float64(canaryInterval)))}
 	for _, system := range systems {
 		c.verdicts = append(c.verdicts, canaryVerdict{system: system, status: StatusTrue})
+	}
+	for _, feature := range canaryFeatures(t, facts.Features) {
+		c.features = append(c.features, featureVerdict{feature: feature, status: StatusTrue})
 	}
 	return c
 }
@@ -66,11 +71,12 @@ func canarySystems(t *Target, offered []string) []string {
 }
 
 // isDue tells whether it is time for another canary.
-func (c *canaries) isDue(systems []string, nixVersion string, now time.Time) bool {
-	if !c.ran.IsZero() && now.Sub(c.ran) < canaryRetry && c.covers(systems) {
+func (c *canaries) isDue(systems, features []string, nixVersion string, now time.Time) bool {
+	covered := c.covers(systems) && c.coversFeatures(features)
+	if !c.ran.IsZero() && now.Sub(c.ran) < canaryRetry && covered {
 		return false
 	}
-	return c.doubt || c.nixVersion != nixVersion || !c.covers(systems) || !now.Before(c.due)
+	return c.doubt || c.nixVersion != nixVersion || !covered || !now.Before(c.due)
 }
 
 // covers tells whether there was a canary for each system.
@@ -90,10 +96,10 @@ func (c *canaries) verdict(system string) canaryVerdict {
 	return inconclusive(system, "it has not been tried yet")
 }
 
-// update takes in the verdicts of a canary. One that shows nothing does not clear a
+// update takes in the verdicts of a canary, of which those of features are in. One that shows nothing does not clear a
 // system that was refuted before.
 func (c *canaries) update(verdicts []canaryVerdict, nixVersion string, now time.Time, random float64) {
-	passed := true
+	passed := len(c.featuresWith(StatusFalse)) == 0
 	for i, verdict := range verdicts {
 		if earlier := c.verdict(verdict.system); verdict.status == StatusUnknown && earlier.status == StatusFalse {
 			verdicts[i] = earlier
@@ -117,12 +123,13 @@ func (c *checker) canary(ctx context.Context, r *report, known *knowledge, conn 
 		known.canaries = canaries{}
 		return nil
 	}
-	systems := canarySystems(t, r.facts.Systems)
+	systems, features := canarySystems(t, r.facts.Systems), canaryFeatures(t, r.facts.Features)
 	now := time.Now()
-	if known.canaries.isDue(systems, r.facts.NixVersion, now) {
+	if known.canaries.isDue(systems, features, r.facts.NixVersion, now) {
 		if leave, ok := c.builds.enter(t.Address()); ok {
-			verdicts := buildCanaries(ctx, t, conn, systems)
+			verdicts, required := buildCanaries(ctx, t, conn, systems, features)
 			leave()
+			known.canaries.updateFeatures(required)
 			known.canaries.update(verdicts, r.facts.NixVersion, now, c.random())
 		}
 	}
@@ -133,8 +140,9 @@ func (c *checker) canary(ctx context.Context, r *report, known *knowledge, conn 
 	return verdicts
 }
 
-// buildCanaries builds for one system after the other.
-func buildCanaries(ctx context.Context, t *Target, conn *sshconn.Conn, systems []string) []canaryVerdict {
+// buildCanaries builds for one system after the other, and then with features for the
+// first system that works.
+func buildCanaries(ctx context.Context, t *Target, conn *sshconn.Conn, systems, features []string) ([]canaryVerdict, []featureVerdict) {
 	ctx, cancel := context.WithTimeout(ctx, canaryPatience)
 	defer cancel()
 	verdicts := make([]canaryVerdict, len(systems))
@@ -144,14 +152,28 @@ func buildCanaries(ctx context.Context, t *Target, conn *sshconn.Conn, systems [
 			verdicts[i] = canaryBuild(ctx, t, conn, system)
 		}
 	}
-	return verdicts
+	for _, verdict := range verdicts {
+		if verdict.status == StatusTrue {
+			return verdicts, buildFeatures(ctx, t, conn, verdict.system, features)
+		}
+	}
+	required := make([]featureVerdict, len(features))
+	for i, feature := range features {
+		required[i] = featureVerdict{feature: feature, status: StatusUnknown}
+	}
+	return verdicts, required
 }
 
 // judged reports what canaries found, unless there is nothing to say against any
-// system. Refuted systems become facts.
-func judged(r *report, verdicts []canaryVerdict) bool {
+// system or feature. What is refuted becomes facts.
+func judged(r *report, verdicts []canaryVerdict, features *canaries) bool {
 	var refuted, unknown []canaryVerdict
-	r.facts.Refuted = nil
+	r.facts.Refuted, r.facts.RefutedFeatures = nil, features.featuresWith(StatusFalse)
+	lacking := ""
+	if len(r.facts.RefutedFeatures) > 0 {
+		i := slices.IndexFunc(features.features, func(v featureVerdict) bool { return v.status == StatusFalse })
+		lacking = messageFeaturesRefuted(r.target, r.facts.RefutedFeatures, features.features[i].offers)
+	}
 	for _, verdict := range verdicts {
 		switch verdict.status {
 		case StatusFalse:
@@ -165,7 +187,9 @@ func judged(r *report, verdicts []canaryVerdict) bool {
 	case len(refuted) > 0 && len(refuted) == len(verdicts):
 		r.fail(StepSystemsVerified, ReasonCanaryFailed, messageCanary(r.target, refuted))
 	case len(refuted) > 0:
-		r.fail(StepSystemsVerified, ReasonSystemsRefuted, messageCanary(r.target, refuted))
+		r.fail(StepSystemsVerified, ReasonSystemsRefuted, strings.TrimSuffix(messageCanary(r.target, refuted)+". "+lacking, ". "))
+	case lacking != "":
+		r.fail(StepSystemsVerified, ReasonFeaturesRefuted, lacking)
 	case len(unknown) > 0:
 		r.unknown(StepSystemsVerified, ReasonCanaryInconclusive, messageCanary(r.target, unknown))
 	default:

@@ -39,9 +39,10 @@ type canary struct {
 	word string
 }
 
-// newCanary makes a build for a system. Its paths are the same each time, so what it
+// newCanary makes a build for a system, and where features are given one that requires
+// them. Its paths are the same each time, so what it
 // could leave behind does not add up.
-func newCanary(system string) canary {
+func newCanary(system string, features []string) canary {
 	var random [(canaryWord - 1) / 2]byte
 	_, _ = rand.Read(random[:]) // never fails
 	c := canary{word: hex.EncodeToString(random[:])}
@@ -54,6 +55,9 @@ func newCanary(system string) canary {
 		Platform: system,
 		Builder:  "/bin/sh", Args: []string{"-c", canaryScript, "sh", output, c.word},
 		Env: []daemon.EnvVar{{Name: "name", Value: canaryName}, {Name: "out", Value: output}, {Name: "system", Value: system}},
+	}
+	if len(features) > 0 {
+		c.derivation.Env = append(c.derivation.Env, daemon.EnvVar{Name: "requiredSystemFeatures", Value: strings.Join(features, " ")})
 	}
 	if code, ok := canaryCode(system); ok {
 		c.archive = executableArchive(code.file())
@@ -120,7 +124,7 @@ func executableArchive(contents []byte) []byte {
 
 // canaryBuild builds for one system on a session of its own and judges what comes of
 // it. The end of ctx or of its time closes the session, which ends the build.
-func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system string) canaryVerdict {
+func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system string, features ...string) canaryVerdict {
 	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
 	defer cancel()
 	session, err := conn.Start(ctx, t.daemonCommand())
@@ -132,7 +136,7 @@ func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system stri
 		return inconclusive(system, "nix-daemon did not answer")
 	}
 	defer func() { _ = client.Close() }()
-	build := newCanary(system)
+	build := newCanary(system, features)
 	ran := false
 	listen := func(m daemon.Message) error {
 		if line, ok := m.(daemon.ActivityResult); ok && line.Type == daemon.ResultBuildLogLine {
@@ -150,7 +154,7 @@ func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system stri
 	var refusal *daemon.RemoteError
 	switch {
 	case errors.As(err, &refusal):
-		return judge(system, build.derivation.Builder, refusal.Message)
+		return build.judge(system, refusal.Message)
 	case err != nil && ctx.Err() != nil:
 		return inconclusive(system, fmt.Sprintf("no result within %s", canaryTimeout))
 	case err != nil:
@@ -164,6 +168,14 @@ func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system stri
 		return canaryVerdict{system: system, status: StatusFalse, cause: causeDisk, text: "lack of free disk space"}
 	default:
 		// The word is another one each time, and messages are not to vary.
-		return judge(system, build.derivation.Builder, strings.ReplaceAll(result.ErrorMessage, build.word, ""))
+		return build.judge(system, strings.ReplaceAll(result.ErrorMessage, build.word, ""))
 	}
+}
+
+func (c *canary) judge(system, message string) canaryVerdict {
+	verdict := judge(system, c.derivation.Builder, message)
+	if verdict.cause == causeSystem {
+		verdict.offers = offeredFeatures(message)
+	}
+	return verdict
 }

@@ -133,7 +133,7 @@ func TestNewCanary(t *testing.T) {
 	t.Parallel()
 	outputs := map[string]bool{}
 	for _, system := range []string{"x86_64-linux", "aarch64-linux", "x86_64-darwin"} {
-		one, other := newCanary(system), newCanary(system)
+		one, other := newCanary(system, nil), newCanary(system, nil)
 		if one.drvPath != other.drvPath || one.program.Path != other.program.Path || one.word == other.word {
 			t.Errorf("%s: %s and %s", system, one.drvPath, other.drvPath)
 		}

@@ -100,12 +100,9 @@ func TestCanary(t *testing.T) {
 			daemon: daemontest.Options{Build: only("x86_64-linux")},
 			change: func(t *Target) { t.Discovery, t.Features = false, nil }, want: ReasonSystemsVerified,
 		},
-		"says nothing about features": {
-			daemon: daemontest.Options{Build: only("x86_64-linux")},
-			change: func(t *Target) { t.Features = []string{"kvm"} }, want: ReasonFeaturesNotConfirmed,
-		},
-		"nor where nothing is told": {
-			daemon: daemontest.Options{Build: only("x86_64-linux")}, change: func(t *Target) { t.Discovery = false }, want: ReasonDiscoveryDisabled,
+		"confirms features where nothing is told": {
+			daemon: daemontest.Options{Build: only("x86_64-linux")}, change: func(t *Target) { t.Discovery = false }, want: ReasonSystemsVerified,
+			wantWords: []string{"requires the declared features"},
 		},
 		"systems that the builder names": {
 			daemon: daemontest.Options{Build: only("x86_64-linux")}, change: func(t *Target) { t.Systems = nil },
@@ -160,10 +157,10 @@ func TestCanaryLeavesOnePath(t *testing.T) {
 		_, known = probeAgain(t, target, known)
 		known.canaries = canaries{}
 	}
-	if got := nix.daemon.Builds(); len(got) != 3 || len(slices.Compact(got)) != 1 {
+	if got := nix.daemon.Builds(); len(got) != 6 || len(slices.Compact(got)) != 1 {
 		t.Errorf("builds %v", got)
 	}
-	c := newCanary("x86_64-linux")
+	c := newCanary("x86_64-linux", nil)
 	if _, _, ok := nix.daemon.Path(c.derivation.Outputs[0].Path); ok {
 		t.Error("there is an output")
 	}
@@ -172,7 +169,7 @@ func TestCanaryLeavesOnePath(t *testing.T) {
 	}
 }
 
-// Of many probes few build: see the comment at canaryInterval.
+// Of many probes few build, each for every system and once with features: see the comment at canaryInterval.
 func TestCanaryIsRare(t *testing.T) {
 	t.Parallel()
 	broken := false
@@ -195,28 +192,28 @@ func TestCanaryIsRare(t *testing.T) {
 		builds = len(nix.daemon.Builds())
 	}
 	longAgo := func() { known.canaries.ran = time.Now().Add(-2 * canaryRetry) }
-	probe("first", 1)
+	probe("first", 2)
 	for range 5 {
 		probe("again", 0)
 	}
 	target.Systems = append(target.Systems, "aarch64-linux")
-	probe("more systems", 2)
+	probe("more systems", 3)
 	longAgo()
 	probe("refuted, to be repeated later", 0)
 	known.canaries.due = time.Now()
-	probe("repeated", 2)
+	probe("repeated", 3)
 	target.Systems = target.Systems[:1]
 	known.canaries.due = time.Now().Add(canaryInterval)
 	probe("fewer systems", 0)
 	longAgo()
 	known.canaries.nixVersion = "2.3"
-	probe("another Nix", 1)
+	probe("another Nix", 2)
 	broken = true
 	probe("broken", 0)
 	broken = false
 	probe("recovered at once", 0)
 	longAgo()
-	probe("recovered", 1)
+	probe("recovered", 2)
 	longAgo()
 	probe("recovered, once", 0)
 }
@@ -248,7 +245,7 @@ func TestCanariesDue(t *testing.T) {
 		if got := c.due.Sub(start); got != step.want || c.verdict("a").status != step.status {
 			t.Errorf("step %d: %s, %+v", i, got, c.verdict("a"))
 		}
-		if c.isDue([]string{"a"}, "2.34.8", c.due.Add(-time.Second)) || !c.isDue([]string{"a"}, "2.34.8", c.due) {
+		if c.isDue([]string{"a"}, nil, "2.34.8", c.due.Add(-time.Second)) || !c.isDue([]string{"a"}, nil, "2.34.8", c.due) {
 			t.Errorf("step %d: not due at %s", i, step.want)
 		}
 	}
@@ -282,10 +279,10 @@ func TestRestoredCanaries(t *testing.T) {
 			t.Parallel()
 			c := restoredCanaries(&tc.target, &tc.kept, now, 0.25)
 			systems := canarySystems(&tc.target, tc.kept.Result.Facts.Systems)
-			if due := c.isDue(systems, "2.34.8", now.Add(14*time.Minute)); due == tc.want {
+			if due := c.isDue(systems, nil, "2.34.8", now.Add(14*time.Minute)); due == tc.want {
 				t.Errorf("due: %t, %+v", due, c)
 			}
-			if !c.isDue(systems, "2.34.8", now.Add(15*time.Minute)) {
+			if !c.isDue(systems, nil, "2.34.8", now.Add(15*time.Minute)) {
 				t.Error("never due")
 			}
 		})

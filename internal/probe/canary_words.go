@@ -18,6 +18,8 @@ type canaryVerdict struct {
 	cause  canaryCause
 	// text is in the builder's words, or in ours where it is inconclusive.
 	text string
+	// offers are the features that a daemon has which refuses a build for them.
+	offers string
 }
 
 // canaryCause is why a builder cannot do even the smallest build.
@@ -47,7 +49,7 @@ func canarySayings() []struct {
 		cause canaryCause
 		words []string
 	}{
-		{causeSystem, []string{"platform mismatch", "is required to build", "required system"}},
+		{causeSystem, []string{"platform mismatch", "is required to build", "required system", "missing system features"}},
 		{causeEmulation, []string{"exec format error", "bad cpu type"}},
 		{causeJobs, []string{"unable to start any build", "max-jobs"}},
 		{causeUsers, []string{"build users group", "build-users-group", "build user"}},

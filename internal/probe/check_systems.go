@@ -49,19 +49,20 @@ func (c *checker) systems(ctx context.Context, r *report, known *knowledge, conn
 		r.facts.MaxJobs, r.facts.Cores = found.maxJobs, found.cores
 	}
 	verdicts := c.canary(ctx, r, known, conn)
-	if !judged(r, verdicts) {
-		compare(r, known.offer, len(verdicts) > 0)
+	if !judged(r, verdicts, &known.canaries) {
+		compare(r, known.offer, len(verdicts) > 0, known.canaries.featuresWith(StatusTrue))
 	}
 }
 
 // compare compares what is declared with what the builder says. built tells that
-// canaries have confirmed the systems already.
-func compare(r *report, found *offer, built bool) {
+// canaries have confirmed the systems already, and these features.
+func compare(r *report, found *offer, built bool, features []string) {
 	t := r.target
+	wanted := without(t.Features, features)
 	doubt := func(reason Reason, missing, offered []string) {
 		r.unknown(StepSystemsVerified, reason, messageSystems(t, reason, missing, offered))
 	}
-	if found == nil && (!built || len(t.Features) > 0) {
+	if found == nil && (!built || len(wanted) > 0) {
 		if !t.Discovery {
 			doubt(ReasonDiscoveryDisabled, nil, nil)
 			return
@@ -76,12 +77,14 @@ func compare(r *report, found *offer, built bool) {
 		doubt(ReasonSystemsNotConfirmed, missing, found.systems)
 		return
 	}
-	missing := without(t.Features, found.features)
+	missing := without(wanted, found.features)
 	switch {
 	case len(missing) > 0 && found.features == nil:
 		doubt(ReasonDiscoveryUnavailable, nil, nil)
 	case len(missing) > 0:
 		doubt(ReasonFeaturesNotConfirmed, missing, found.features)
+	case built && len(wanted) == 0:
+		r.pass(StepSystemsVerified, ReasonSystemsVerified, t.says("a tiny build succeeds for every system, and one that requires the declared features"))
 	case built:
 		r.pass(StepSystemsVerified, ReasonSystemsVerified, t.says("a tiny build succeeds for every system, and the declared features are in the builder's configuration"))
 	default:

@@ -293,11 +293,6 @@ func messageSystems(t *Target, reason Reason, missing, offered []string) string 
 	}
 }
 
-func messageFeaturesRefuted(t *Target, refuted []string, said string) string {
-	return t.says("the Nix daemon refuses a tiny build that requires %s (%s): builds that do are not sent there; put it into system-features of its nix.conf and restart nix-daemon, or correct spec.supportedFeatures",
-		strings.Join(refuted, ", "), quoted(said, "without a reason"))
-}
-
 func kvmNote(missing []string) string {
 	if !slices.Contains(missing, "kvm") {
 		return ""

@@ -274,7 +274,7 @@ func machineReasons() []Entry {
 
 func systemsReasons() []Entry {
 	return entries(StepSystemsVerified, []Entry{
-		{Status: StatusTrue, Reason: ReasonSystemsVerified, Meaning: "The builder's configuration has all declared systems and features, or the canary built for all systems."},
+		{Status: StatusTrue, Reason: ReasonSystemsVerified, Meaning: "The builder's configuration has all declared systems and features, or the canary built for all systems and with all features."},
 		{StaysInUse: true, Reason: ReasonSystemsRefuted, Meaning: "The canary's build fails for some systems: the daemon does not build for them, or emulation is missing. These leave the machines file; the builder stays in use for the others."},
 		{StaysInUse: true, Reason: ReasonFeaturesRefuted, Meaning: "The daemon refuses the canary's build for want of a feature. That feature leaves the machines file; the builder stays in use for other builds. Correct `supportedFeatures`, or `system-features` in its nix.conf."},
 		{AtOnce: true, Reason: ReasonCanaryFailed, Meaning: "The canary's build fails for every system: sandbox, build users, `max-jobs`, disk or emulation are broken, and any other build would fail, too."},

@@ -160,11 +160,11 @@ func TestRequestAnew(t *testing.T) {
 		offer: &offer{}, offerUntil: now.Add(time.Minute),
 		canaries: canaries{nixVersion: "2.34.8", ran: now, due: now.Add(time.Hour), verdicts: []canaryVerdict{{system: "x", status: StatusTrue}}},
 	}
-	if known.canaries.isDue([]string{"x"}, "2.34.8", now) {
+	if known.canaries.isDue([]string{"x"}, nil, "2.34.8", now) {
 		t.Fatal("due before")
 	}
 	anew := known.anew()
-	if !anew.canaries.isDue([]string{"x"}, "2.34.8", now) || now.Before(anew.offerUntil) {
+	if !anew.canaries.isDue([]string{"x"}, nil, "2.34.8", now) || now.Before(anew.offerUntil) {
 		t.Errorf("got %+v", anew)
 	}
 	if known.canaries.doubt || known.offerUntil.IsZero() {

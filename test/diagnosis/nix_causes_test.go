@@ -3,5 +3,157 @@
 
 package diagnosis
 
+import (
+	"strings"
+
+	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/test/nixlab"
+)
+
 // nixCauses are those found after the login.
-func nixCauses() []cause { return nil }
+func nixCauses() []cause {
+	var all []cause
+	for _, part := range [][]cause{shellCauses(), daemonCauses(), accessCauses(), systemsCauses(), canaryCauses()} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+// daemonCauses are about the version and the state of the Nix daemon.
+func daemonCauses() []cause {
+	return []cause{
+		{
+			name: "too-old", title: "Nix is too old",
+			means:    "Nix 2.8 is the oldest that can be a builder. Updates later than that are not needed.",
+			mend:     "Update Nix on the machine, and restart nix-daemon.",
+			versions: []nixlab.Version{nixlab.Nix28},
+			breaks:   func(p *patient) { p.reinstall(nixlab.Nix23) },
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "VersionTooOld", words: []string{"1.34 (Nix 2.8) or newer is needed: update Nix there"},
+			},
+			remedy: func(p *patient, _ string) { p.reinstall(nixlab.Nix28) },
+		},
+		daemonDown("daemon-down", "The Nix daemon is not running", func(p *patient) { p.killDaemon() }),
+		daemonDown("daemon-no-socket", "The Nix daemon's socket does not exist", func(p *patient) {
+			p.killDaemon()
+			p.run("rm /nix/var/nix/daemon-socket/socket")
+		}),
+		{
+			name: "daemon-stopped", title: "The Nix daemon does not answer",
+			means:    "The login works and nix-daemon starts, so it is not the network, nor sshd.",
+			nixSays:  "nothing: clients hang.",
+			mend:     "Restart nix-daemon, and look at what the machine is busy with.",
+			versions: nixlab.Versions(),
+			breaks: func(p *patient) {
+				if err := p.StopDaemon(); err != nil {
+					p.Fatal(err)
+				}
+			},
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "DaemonNotAnswering",
+				words: []string{"the Nix daemon does not answer within 4s", "restart nix-daemon there"},
+			},
+			remedy: func(p *patient, _ string) { p.restartDaemon() },
+		},
+		{
+			name: "database", title: "The Nix store's database is broken",
+			means:    "The daemon takes the connection, and cannot open its store.",
+			mend:     "Look at the daemon's log; restore /nix/var/nix/db from a backup, or reinstall Nix.",
+			versions: nixlab.Versions(),
+			breaks: func(p *patient) {
+				p.run("cd /nix/var/nix/db && cp -a db.sqlite /nix/kept && rm -f db.sqlite-* && head -c 100000 /dev/urandom >db.sqlite")
+			},
+			want:   diagnosis{condition: v1alpha1.ConditionNixAvailable, reason: "DaemonRefused", words: []string{"look at its log"}},
+			remedy: func(p *patient, _ string) { p.run("cd /nix/var/nix/db && rm -f db.sqlite-* && cp -a /nix/kept db.sqlite") },
+		},
+	}
+}
+
+func daemonDown(name, title string, breaks func(*patient)) cause {
+	return cause{
+		name: name, title: title,
+		nixSays:  "`cannot connect to socket at '/nix/var/nix/daemon-socket/socket'` (2.8), or `Nix daemon disconnected unexpectedly`.",
+		mend:     "`systemctl enable --now nix-daemon.socket`; macOS: `launchctl kickstart system/org.nixos.nix-daemon`.",
+		versions: nixlab.Versions(),
+		breaks:   breaks,
+		want: diagnosis{
+			condition: v1alpha1.ConditionNixAvailable, reason: "DaemonNotRunning",
+			words: []string{"the Nix daemon is not running", "start it (systemctl enable --now nix-daemon.socket"},
+		},
+		remedy: func(p *patient, _ string) { p.restartDaemon() },
+	}
+}
+
+// accessCauses are about what the daemon thinks of the user.
+func accessCauses() []cause {
+	return []cause{
+		{
+			name: "socket-denied", title: "The Nix daemon's socket is closed to the user",
+			mend:     "`chmod 755 /nix /nix/var /nix/var/nix /nix/var/nix/daemon-socket; chmod 666 /nix/var/nix/daemon-socket/socket`.",
+			versions: nixlab.Versions(),
+			breaks:   func(p *patient) { p.run("chmod 700 /nix/var/nix/daemon-socket") },
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "DaemonDenied",
+				words: []string{"permissions of /nix/var/nix/daemon-socket"},
+			},
+			remedy: func(p *patient, message string) { p.run(p.inMessage(message, `chmod 755 /nix/var/nix/daemon-socket`)) },
+		},
+		{
+			name: "allowed-users", title: "The user is not in allowed-users",
+			nixSays:  "`Connection reset by peer` (2.8), or `Nix daemon disconnected unexpectedly`.",
+			mend:     "Add the user to `allowed-users` in /etc/nix/nix.conf, and restart nix-daemon.",
+			versions: nixlab.Versions(),
+			breaks:   func(p *patient) { p.nixConf("allowed-users = root") },
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "DaemonHungUp",
+				words: []string{"closes the connection of nixt at once", "allowed-users"},
+			},
+			remedy: func(p *patient, message string) { p.nixConf(p.inMessage(message, `the line "(allowed-users = [^"]*)"`)) },
+		},
+		{
+			name: "trusted-users", title: "The user is not in trusted-users",
+			nixSays:  "`error: you are not privileged to build input-addressed derivations`, or `… because it lacks a signature by a trusted key`.",
+			mend:     "Add the user to `trusted-users` in /etc/nix/nix.conf (NixOS: `nix.settings.trusted-users`), and restart nix-daemon.",
+			versions: nixlab.Versions(),
+			breaks:   func(p *patient) { p.nixConf("trusted-users = root") },
+			want: diagnosis{
+				condition: v1alpha1.ConditionTrusted, reason: "UserNotTrusted",
+				words: []string{"does not trust nixt", "restart nix-daemon"},
+			},
+			remedy: func(p *patient, message string) { p.nixConf(p.inMessage(message, `the line "(trusted-users = [^"]*)"`)) },
+		},
+	}
+}
+
+// nixConf adds lines to nix.conf, where the last of several counts, and has the daemon
+// read it again.
+func (p *patient) nixConf(lines ...string) {
+	p.Helper()
+	p.run("printf '%s\\n' " + quoteAll(lines) + " >>/etc/nix/nix.conf")
+	p.restartDaemon()
+}
+
+// restartDaemon is what a machine's service manager does when told to.
+func (p *patient) restartDaemon() {
+	p.Helper()
+	if err := p.RestartDaemon(p.Context()); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *patient) killDaemon() {
+	p.Helper()
+	if err := p.KillDaemon(); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *patient) reinstall(version nixlab.Version) {
+	p.Helper()
+	if err := p.Reinstall(p.Context(), version); err != nil {
+		p.Fatal(err)
+	}
+	if got := p.Nix(); !strings.HasPrefix(got, string(version)+".") {
+		p.Fatalf("Nix %s was installed, not %s", got, version)
+	}
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# usage: build.sh           build etcd, kube-apiserver and kubectl unless they are cached
-#        build.sh --where   print only where they are, or would be
+# usage: build.sh           build Kubernetes (one binary, see main.go) unless it is cached
+#        build.sh --where   print only where it is, or would be
 # Prints the directory, for KUBEBUILDER_ASSETS. Its name holds a hash of all
 # that goes into the binary, so a change of any of it builds anew and several
 # checkouts share one build.
@@ -22,7 +22,7 @@ flags=(-trimpath -buildvcs=false -ldflags "$ldflags")
 
 key=$({ cat go.mod go.sum main.go; echo "${flags[@]}"; go env GOVERSION GOOS GOARCH; } | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nix-builder-operator
-assets=$cache/envtest-$key
+assets=$cache/kubernetes-$key
 
 if [[ ${1:-} == --where ]]; then
 	echo "$assets"
@@ -32,16 +32,16 @@ fi
 if [[ ! -x $assets/kube-apiserver ]]; then
 	mkdir -p "$cache"
 	# Only one build at a time; whoever waited finds the result.
-	exec {lock}>"$cache/envtest.lock"
-	"$here/../progress.sh" "waiting for another build of the API server" flock "$lock"
+	exec {lock}>"$cache/kubernetes.lock"
+	"$here/../progress.sh" "waiting for another build of Kubernetes" flock "$lock"
 	if [[ ! -x $assets/kube-apiserver ]]; then
 		work=$(mktemp -d "$assets.XXXXXX")
 		trap 'rm -rf "$work"' EXIT
 		CGO_ENABLED=0 GOFLAGS='' "$here/../progress.sh" \
-			"building etcd, kube-apiserver and kubectl $version (about 8 minutes on two cores the first time)" \
-			go build "${flags[@]}" -o "$work/envtest" . >&2
-		for name in etcd kube-apiserver kubectl; do
-			ln -s envtest "$work/$name"
+			"building Kubernetes $version (about 8 minutes on two cores the first time)" \
+			go build "${flags[@]}" -o "$work/kubernetes" . >&2
+		for name in $(sed -n 's/^\tcase "\(.*\)":$/\1/p' main.go); do
+			ln -s kubernetes "$work/$name"
 		done
 		chmod 755 "$work"
 		mv -T "$work" "$assets"
