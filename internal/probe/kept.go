@@ -27,7 +27,7 @@ const (
 	// keepaliveInterval is after how long without a byte the builder is asked for one,
 	// varied for each connection. After as long again without any, or rather
 	// keepaliveMissed times, the connection counts as lost.
-	keepaliveInterval = 1500 * time.Millisecond
+	keepaliveInterval = 1250 * time.Millisecond
 	keepaliveMissed   = 1
 	// redialTimeout bounds each step of connecting after a loss, where the last time
 	// it took less than a third of that.

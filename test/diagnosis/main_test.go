@@ -46,6 +46,8 @@ type site struct {
 	client.Client
 	// names is the name server that the operator asks.
 	names *nameServer
+	// keeps tells whether the operator keeps connections between probes.
+	keeps bool
 	// spare is a builder that stays well; nil where no test needs it.
 	spare *nixlab.Builder
 }
@@ -54,6 +56,12 @@ type site struct {
 // can be no lab.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return startSite(t, &site{})
+}
+
+// startSite completes a site.
+func startSite(t *testing.T, s *site) *site {
+	t.Helper()
 	if err := nixlab.Prerequisites(); err != nil {
 		t.Skip(err)
 	}
@@ -61,6 +69,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.lab = lab
 	t.Cleanup(func() {
 		if err := lab.Close(); err != nil {
 			t.Error(err)
@@ -72,7 +81,8 @@ func newSite(t *testing.T) *site {
 			t.Fatal(err)
 		}
 	}
-	s := &site{lab: lab, names: startNameServer(t), environment: envtest.ForTest(t, envtest.Options{AuditLog: filepath.Join(t.TempDir(), "audit.log")})}
+	s.names = startNameServer(t)
+	s.environment = envtest.ForTest(t, envtest.Options{AuditLog: filepath.Join(t.TempDir(), "audit.log")})
 	if s.Client, err = s.environment.Client(scheme); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +106,7 @@ func (s *site) startOperator(t *testing.T, scheme *runtime.Scheme) {
 		t.Fatal(err)
 	}
 	if err := controllers.SetupAll(manager, controllers.Options{
-		Registerer: prometheus.NewRegistry(), Dial: s.names.dialer(deniedHere()),
+		Registerer: prometheus.NewRegistry(), Dial: s.names.dialer(deniedHere()), KeepConnections: s.keeps,
 	}); err != nil {
 		t.Fatal(err)
 	}
