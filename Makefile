@@ -11,6 +11,8 @@ SHELL := bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 IMAGE ?= nix-builder-operator:$(or $(VERSION),dev)
 FUZZTIME ?= 10s
+PLATFORMS ?= linux/amd64,linux/arm64
+DIST ?= dist
 CONTAINER_TOOL ?= docker
 ENDPOINTS ?= 1000
 DURATION ?= 10m
@@ -78,10 +80,10 @@ build: ## Build all binaries into bin/.
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: image
-image: ## Make the container image for amd64 and arm64 in dist/, without a container engine.
+image: ## Make the container image for PLATFORMS in DIST, without a container engine; prints its digest.
 	@cd hack/image && go build -o ../../bin/image .
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) hack/progress.sh 'building the image' \
-		bin/image -version=$(or $(VERSION),dev) -name=$(IMAGE)
+		bin/image -version=$(or $(VERSION),dev) -name=$(IMAGE) -platforms=$(PLATFORMS) -out=$(DIST)
 
 .PHONY: docker-image
 docker-image: ## Build the same with Docker, for this machine's architecture.
@@ -143,8 +145,12 @@ fuzz: ## Run every fuzz target for FUZZTIME.
 	@hack/fuzz.sh $(FUZZTIME)
 
 .PHONY: envtest
-envtest: ## Build etcd, kube-apiserver and kubectl unless cached; prints where they are.
-	@hack/envtest/build.sh
+envtest: ## Build Kubernetes (etcd, API server and the rest) unless cached; prints where it is.
+	@hack/kubernetes/build.sh
+
+.PHONY: cluster-parts
+cluster-parts: prerequisites envtest ## Build what nodes need besides unless cached; prints where it is.
+	@hack/node/build.sh
 
 .PHONY: tools
 tools: ## Build the tools that tests use unless cached.
@@ -160,3 +166,26 @@ rootfs: prerequisites ## Unpack the Debian systems with Nix unless cached; print
 demo: prerequisites envtest rootfs ## Real builders, operator, dispatcher and build on this machine (KEEP=1 leaves it running).
 	@hack/progress.sh 'building the demo' go build -o bin/demo ./hack/demo
 	@bin/demo
+
+# The image as the chart names it by default.
+.PHONY: cluster-image
+cluster-image:
+	@$(MAKE) image DIST=bin/cluster-image PLATFORMS=linux/$$(go env GOARCH) \
+		IMAGE=nix-builder-operator:$$(sed -n 's/^appVersion: //p' charts/nix-builder-operator/Chart.yaml)
+
+.PHONY: cluster
+cluster: cluster-parts rootfs cluster-image ## A real cluster on this machine with two Nix builders (as root; docs/contributing/cluster.md).
+	@hack/progress.sh 'building the cluster command' go build -o bin/cluster ./test/cluster/cmd/cluster
+	@helm=$$(hack/tool.sh --path helm) && bin/cluster up -image=bin/cluster-image/image.tar -path="$$(dirname "$$helm")"
+
+.PHONY: cluster-shell
+cluster-shell: ## A shell on its first node, with kubectl, helm and ctr.
+	@bin/cluster shell
+
+.PHONY: cluster-node
+cluster-node: ## Add a node to it.
+	@bin/cluster node
+
+.PHONY: cluster-down
+cluster-down: ## Stop it and remove all of it.
+	@bin/cluster down

@@ -8,16 +8,19 @@ if ! command -v go >/dev/null; then
 	exit 1
 fi
 
-# program=package; gcc and libc6-dev are for the race detector.
+# program=package; gcc, libc6-dev and pkg-config are for the race detector and
+# for runc.
 needed=(
 	gcc=gcc
 	git=git
 	gpgv=gpgv
 	ip=iproute2
+	iptables=iptables
 	make=make
 	mmdebstrap=mmdebstrap
 	mount=mount
 	nsenter=util-linux
+	pkg-config=pkg-config
 	ssh=openssh-client
 	ssh-keygen=openssh-client
 )
@@ -29,6 +32,7 @@ for entry in "${needed[@]}"; do
 	fi
 done
 [[ -e /usr/include/stdlib.h ]] || packages+=(libc6-dev)
+[[ -e /usr/include/seccomp.h ]] || packages+=(libseccomp-dev)
 [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || packages+=(debian-archive-keyring)
 [[ -e /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)
 if ((${#packages[@]} == 0)); then

@@ -28,7 +28,7 @@ if [[ -z $packages ]]; then
 	exit 1
 fi
 
-KUBEBUILDER_ASSETS=$(hack/envtest/build.sh --where)
+KUBEBUILDER_ASSETS=$(hack/kubernetes/build.sh --where)
 export KUBEBUILDER_ASSETS
 
 mkdir -p bin

@@ -22,9 +22,9 @@ func Assets() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		output, err := exec.Command(filepath.Join(root, "hack", "envtest", "build.sh"), "--where").Output()
+		output, err := exec.Command(filepath.Join(root, "hack", "kubernetes", "build.sh"), "--where").Output()
 		if err != nil {
-			return "", fmt.Errorf("ask hack/envtest/build.sh where the API server is: %w", err)
+			return "", fmt.Errorf("ask hack/kubernetes/build.sh where the API server is: %w", err)
 		}
 		dir = strings.TrimSpace(string(output))
 	}

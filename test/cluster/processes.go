@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// namespaceKinds are the namespaces that a node or a container may have of
+// its own.
+var namespaceKinds = []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
+
+// namespacesOf returns the namespaces of a process, such as "net:[4026531840]".
+func namespacesOf(pid string) []string {
+	var found []string
+	for _, kind := range namespaceKinds {
+		if link, err := os.Readlink(filepath.Join("/proc", pid, "ns", kind)); err == nil {
+			found = append(found, link)
+		}
+	}
+	return found
+}
+
+// eachProcess calls f with every process of this machine. One that ends
+// meanwhile may or may not be among them.
+func eachProcess(f func(pid string)) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if _, err := strconv.Atoi(entry.Name()); err == nil {
+			f(entry.Name())
+		}
+	}
+	return nil
+}
+
+// outerPID finds the process that the node numbers so.
+func (n *Node) outerPID(inner int) (int, error) {
+	namespace, err := os.Readlink(n.namespace("pid"))
+	if err != nil {
+		return 0, fmt.Errorf("%s is down", n.name)
+	}
+	found := 0
+	err = eachProcess(func(pid string) {
+		link, err := os.Readlink(filepath.Join("/proc", pid, "ns", "pid"))
+		if err != nil || link != namespace {
+			return
+		}
+		status, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
+		if err != nil {
+			return
+		}
+		for line := range strings.Lines(string(status)) {
+			numbers, ok := strings.CutPrefix(line, "NSpid:")
+			if fields := strings.Fields(numbers); ok && fields[len(fields)-1] == strconv.Itoa(inner) {
+				found, _ = strconv.Atoi(pid)
+			}
+		}
+	})
+	if err == nil && found == 0 {
+		err = fmt.Errorf("%s has no process %d", n.name, inner)
+	}
+	return found, err
+}
