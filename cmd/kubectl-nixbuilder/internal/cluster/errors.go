@@ -13,20 +13,14 @@ import (
 	"k8s.io/client-go/discovery"
 )
 
-// NotFoundError means that an object does not exist.
-type NotFoundError struct{ err error }
-
-// Error says which.
-func (e *NotFoundError) Error() string { return e.err.Error() }
-
 // ConflictError means that a change was refused since the object has changed.
-type ConflictError struct{ err error }
+type ConflictError struct{ Err error }
 
 // Error says which object.
-func (e *ConflictError) Error() string { return e.err.Error() }
+func (e *ConflictError) Error() string { return e.Err.Error() }
 
 // Unwrap returns what the API server says.
-func (e *ConflictError) Unwrap() error { return e.err }
+func (e *ConflictError) Unwrap() error { return e.Err }
 
 // explain says what could not be done, why, and what to do about it.
 func explain(err error, host, what string) error {
@@ -40,7 +34,7 @@ func explain(err error, host, what string) error {
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%s: you may not; ask for a role with that right: %w", what, err)
 	case apierrors.IsNotFound(err):
-		return &NotFoundError{fmt.Errorf("%s: there is none of that name", what)}
+		return fmt.Errorf("%s: there is none of that name", what)
 	case apierrors.IsConflict(err), apierrors.IsInvalid(err) && testFailed(err):
 		return &ConflictError{fmt.Errorf("%s: somebody else has changed it meanwhile: %w", what, err)}
 	case errors.As(err, &network), errors.As(err, &discovery):
