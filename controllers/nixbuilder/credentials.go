@@ -124,8 +124,7 @@ func (r *Reconciler) readCredential(ctx context.Context, s *scope, name string) 
 	switch {
 	case apierrors.IsNotFound(err):
 		return none, v1alpha1.ReasonSecretNotFound, fmt.Sprintf(
-			"Secret %s does not exist. Create it with: kubectl -n %s create secret generic %s --type=%s --from-file=%s=<private key file>, then kubectl -n %s label secret %s %s=true",
-			name, s.builder.Namespace, name, corev1.SecretTypeSSHAuth, corev1.SSHAuthPrivateKey, s.builder.Namespace, name, v1alpha1.CredentialLabel), nil
+			"Secret %s does not exist. Create it with: %s", name, createSecret(s.builder.Namespace, name)), nil
 	case apierrors.IsForbidden(err):
 		return none, v1alpha1.ReasonSecretForbidden, fmt.Sprintf(
 			"The operator may not read Secret %s: grant its service account get on secrets in namespace %s", name, s.builder.Namespace), nil
@@ -134,8 +133,8 @@ func (r *Reconciler) readCredential(ctx context.Context, s *scope, name string) 
 	}
 	if secret.Type != corev1.SecretTypeSSHAuth {
 		return none, v1alpha1.ReasonSecretWrongType, fmt.Sprintf(
-			"Secret %s has type %s, not %s. The type of a Secret cannot be changed: create it anew with --type=%s",
-			name, secret.Type, corev1.SecretTypeSSHAuth, corev1.SecretTypeSSHAuth), nil
+			"Secret %s has type %s, not %s. The type of a Secret cannot be changed: kubectl -n %s delete secret %s, then %s",
+			name, secret.Type, corev1.SecretTypeSSHAuth, s.builder.Namespace, name, createSecret(s.builder.Namespace, name)), nil
 	}
 	if secret.Labels[v1alpha1.CredentialLabel] != "true" {
 		return none, v1alpha1.ReasonSecretNotLabelled, fmt.Sprintf(
@@ -151,4 +150,10 @@ func (r *Reconciler) readCredential(ctx context.Context, s *scope, name string) 
 		return none, string(keyReason), keyMessage, nil
 	}
 	return credential, "", "", nil
+}
+
+// createSecret is how to make a Secret that can be used.
+func createSecret(namespace, name string) string {
+	return fmt.Sprintf("kubectl -n %s create secret generic %s --type=%s --from-file=%s=<private key file>, then kubectl -n %s label secret %s %s=true",
+		namespace, name, corev1.SecretTypeSSHAuth, corev1.SSHAuthPrivateKey, namespace, name, v1alpha1.CredentialLabel)
 }

@@ -17,7 +17,7 @@ import (
 // used to log in at the time given. Neither reason nor message hold any part of it.
 func CheckCredential(c Credential, now time.Time) (Reason, string, bool) {
 	_, reason := parseCredential(c, now)
-	return reason, messageKey(c, reason), reason == ReasonCredentialUsable
+	return reason, messageCredential(c.Name, reason), reason == ReasonCredentialUsable
 }
 
 // parseCredential returns the signer, or why there is none.
@@ -79,7 +79,7 @@ func parseCredentials(credentials []Credential, now time.Time) signers {
 			out.list = append(out.list, signer)
 			out.names = append(out.names, c.Name)
 		} else if out.reason == ReasonNoCredential {
-			out.reason, out.message = reason, messageKey(c, reason)
+			out.reason, out.message = reason, messageCredential(c.Name, reason)
 		}
 	}
 	return out

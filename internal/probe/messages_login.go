@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/crypto/ssh"
+
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
@@ -32,22 +34,14 @@ func messageCredential(name string, reason Reason) string {
 	case ReasonKeyUnsupported:
 		return fmt.Sprintf("Secret %s: the private key's type is no longer supported; make a new one (ssh-keygen -t ed25519)", name)
 	case ReasonCertificateMalformed:
-		return fmt.Sprintf("Secret %s: ssh-privatekey-cert.pub is not a user certificate", name)
+		return fmt.Sprintf("Secret %s: ssh-privatekey-cert.pub is not a user certificate; store the file …-cert.pub that ssh-keygen -s writes, or leave it out", name)
 	case ReasonCertificateMismatch:
-		return fmt.Sprintf("Secret %s: ssh-privatekey-cert.pub belongs to another private key", name)
+		return fmt.Sprintf("Secret %s: ssh-privatekey-cert.pub belongs to another private key; store the certificate of the key in ssh-privatekey, or leave it out", name)
 	case ReasonCertificateOutOfDate:
-		return fmt.Sprintf("Secret %s: the certificate is not valid at this time; sign a new one", name)
+		return fmt.Sprintf("Secret %s: the certificate is not valid at this time; sign a new one (ssh-keygen -s CA -I ID -n USER -V +52w FILE.pub)", name)
 	default:
-		return fmt.Sprintf("Secret %s: ssh-privatekey is not a private key in OpenSSH or PEM form", name)
+		return fmt.Sprintf("Secret %s: ssh-privatekey is not a private key in OpenSSH or PEM form; store the file as ssh-keygen has made it, whole", name)
 	}
-}
-
-// messageKey is messageCredential for a credential that is at hand.
-func messageKey(c Credential, reason Reason) string {
-	if reason == ReasonKeyMalformed && len(c.PrivateKey) == 0 {
-		return fmt.Sprintf("Secret %s: ssh-privatekey is empty; store the private key under that name (--from-file=ssh-privatekey=FILE)", c.Name)
-	}
-	return messageCredential(c.Name, reason)
 }
 
 func messageLogin(t *Target, reason Reason, names []string, detail string) string {
@@ -76,16 +70,28 @@ func messageRefused(t *Target, keys signers, detail string) string {
 	case strings.HasPrefix(detail, sshconn.DetailNoKeys):
 		return t.says("login as %s refused: sshd %s; set \"PubkeyAuthentication yes\" for that user in its sshd_config", t.User, sshconn.Printable(detail))
 	}
-	line := "its public key"
+	var first ssh.PublicKey
 	if len(keys.list) > 0 {
-		if key := sshconn.AuthorizedKey(sshconn.PlainKey(keys.list[0].PublicKey())); len(key) <= maxKeyLine {
+		first = keys.list[0].PublicKey()
+	}
+	if certificate, ok := first.(*ssh.Certificate); ok {
+		return t.says("login as %s refused with the certificate of Secret %s, which is for %s and signed by %s%s; sign it for %s, "+
+			"have TrustedUserCAKeys in the sshd_config name a file with that authority's public key, or take ssh-privatekey-cert.pub out of the Secret to log in with the key alone; %s",
+			t.User, keys.names[0], quoted(strings.Join(certificate.ValidPrincipals, ", "), "nobody"), sshconn.Fingerprint(certificate.SignatureKey), parenthesis(detail), t.User, otherwiseRefused)
+	}
+	line := "its public key"
+	if first != nil {
+		if key := sshconn.AuthorizedKey(first); len(key) <= maxKeyLine {
 			line = "\"" + key + "\""
 		}
 	}
-	return t.says("login as %s refused with %s%s; add %s to ~%s/.ssh/authorized_keys there, or correct spec.user; "+
-		"where both are right, sshd's log says why (AllowUsers or DenyUsers, from=, a locked account, or a home directory or file of keys that others may write to: chmod go-w)",
-		t.User, tried, parenthesis(detail), line, t.User)
+	return t.says("login as %s refused with %s%s; add %s to ~%s/.ssh/authorized_keys there, or correct spec.user; %s",
+		t.User, tried, parenthesis(detail), line, t.User, otherwiseRefused)
 }
+
+// otherwiseRefused is what else there may be. From outside all that looks the same.
+const otherwiseRefused = "where that is right, sshd's log says why (AllowUsers or DenyUsers, from=, a locked account, " +
+	"or a home directory or file of keys that others may write to: chmod go-w)"
 
 // maxKeyLine is the length in bytes of the longest public key that is put into a
 // message: it leaves out RSA.
