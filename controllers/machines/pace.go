@@ -20,7 +20,7 @@ const (
 	// urgentInARow is how many writes may follow each other without a pause where
 	// they matter to ssh: machines that are lost or come back. One that flaps must
 	// wait like the others.
-	urgentInARow = 3
+	urgentInARow = 6
 )
 
 // inARow is how many writes may follow each other without a pause, the next one

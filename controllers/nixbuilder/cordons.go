@@ -109,7 +109,7 @@ func cordonTransitions(before, after *v1alpha1.NixBuilderStatus) []transition {
 		return old == nil || !sameCordon(old.Cordon, now.Cordon)
 	}) {
 		told = append(told, transition{reason: v1alpha1.ReasonCordoned, action: actionCordon, note: fmt.Sprintf(
-			"%s: no new builds, running ones finish: %s", group.who(), group.why())})
+			"%s: %s; no new builds, running ones finish", group.who(), group.why())})
 	}
 	for _, group := range cordonGroups(before.Endpoints, func(old *v1alpha1.EndpointStatus) bool {
 		now := after.Endpoint(old.Name)

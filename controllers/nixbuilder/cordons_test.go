@@ -59,7 +59,7 @@ func TestCordonTransitions(t *testing.T) {
 	t.Parallel()
 	disk, move := builders.MakeCordon("new disk", testTime.Add(time.Hour)), builders.MakeCordon("moving house", time.Time{})
 	longer := builders.MakeCordon("new disk", testTime.Add(2*time.Hour))
-	const began, over = ": no new builds, running ones finish: ", ": takes builds again, since the cordon is over: "
+	const finish, over = "; no new builds, running ones finish", ": takes builds again, since the cordon is over: "
 	const until, untilLonger = " (until 2026-01-02T04:04:05Z)", " (until 2026-01-02T05:04:05Z)"
 	tests := map[string]struct {
 		before, after []v1alpha1.EndpointStatus
@@ -67,14 +67,14 @@ func TestCordonTransitions(t *testing.T) {
 	}{
 		"nothing":                    {before: cordons(nil, nil), after: cordons(nil, nil)},
 		"goes on":                    {before: cordons(disk, move), after: cordons(disk.DeepCopy(), move.DeepCopy())},
-		"one begins":                 {before: cordons(nil, nil), after: cordons(disk, nil), want: []string{"Cordoned a" + began + "new disk" + until}},
-		"all begin":                  {before: cordons(nil, nil), after: cordons(move, move), want: []string{"Cordoned every endpoint" + began + "moving house"}},
-		"of an endpoint that is new": {after: cordons(nil, move), want: []string{"Cordoned b" + began + "moving house"}},
-		"one more begins":            {before: cordons(disk, nil), after: cordons(disk, disk), want: []string{"Cordoned b" + began + "new disk" + until}},
-		"ends later now":             {before: cordons(disk), after: cordons(longer), want: []string{"Cordoned every endpoint" + began + "new disk" + untilLonger}},
+		"one begins":                 {before: cordons(nil, nil), after: cordons(disk, nil), want: []string{"Cordoned a: new disk" + until + finish}},
+		"all begin":                  {before: cordons(nil, nil), after: cordons(move, move), want: []string{"Cordoned every endpoint: moving house" + finish}},
+		"of an endpoint that is new": {after: cordons(nil, move), want: []string{"Cordoned b: moving house" + finish}},
+		"one more begins":            {before: cordons(disk, nil), after: cordons(disk, disk), want: []string{"Cordoned b: new disk" + until + finish}},
+		"ends later now":             {before: cordons(disk), after: cordons(longer), want: []string{"Cordoned every endpoint: new disk" + untilLonger + finish}},
 		"one of two ends":            {before: cordons(disk, move), after: cordons(disk, nil), want: []string{"Uncordoned b" + over + "moving house"}},
 		"all end":                    {before: cordons(disk, disk), after: cordons(nil, nil), want: []string{"Uncordoned every endpoint" + over + "new disk" + until}},
-		"one begins, another ends":   {before: cordons(disk, nil), after: cordons(nil, move), want: []string{"Cordoned b" + began + "moving house", "Uncordoned a" + over + "new disk" + until}},
+		"one begins, another ends":   {before: cordons(disk, nil), after: cordons(nil, move), want: []string{"Cordoned b: moving house" + finish, "Uncordoned a" + over + "new disk" + until}},
 		"its endpoint is gone":       {before: cordons(nil, move), after: cordons(nil)},
 	}
 	for name, tc := range tests {

@@ -77,7 +77,7 @@ var _ = Describe("A machine that comes and goes", func() {
 		writes := writesIn(namespace, begin, end)
 		AddReportEntry("writes", fmt.Sprintf("%v after %d losses", writes, losses), ReportEntryVisibilityAlways)
 		Expect(writes["nixbuilders/status"]).To(And(BeNumerically(">=", 4), BeNumerically("<=", 10+seconds/4)), "writes of status")
-		Expect(writes["configmaps"]).To(And(BeNumerically(">=", 2), BeNumerically("<=", 3+seconds/5)), "writes of the ConfigMap")
+		Expect(writes["configmaps"]).To(And(BeNumerically(">=", 2), BeNumerically("<=", 6+seconds/5)), "writes of the ConfigMap")
 		// Healthy, lost, and with what follows; each is written when it comes first
 		// and when it becomes a series.
 		Expect(writes["events"]).To(BeNumerically("<=", 12), "writes of events")
