@@ -29,6 +29,10 @@ const (
 	// keepaliveMissed times, the connection counts as lost.
 	keepaliveInterval = 1250 * time.Millisecond
 	keepaliveMissed   = 1
+	// keptBytes is how much a builder may send between two keepalives, of which it has
+	// nothing but answers and new keys to send: whoever owns a builder is not to keep
+	// the operator busy.
+	keptBytes = 256 << 10
 	// redialTimeout bounds each step of connecting after a loss, where the last time
 	// it took less than a third of that.
 	redialTimeout = 1500 * time.Millisecond
@@ -97,7 +101,7 @@ func (p *Prober) keep(ctx context.Context, e *endpoint, conn idleConn) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	k := &kept{conn: conn, since: time.Now(), drop: cancel}
 	e.keeping.current = k
-	conn.KeepAlive(sshconn.Keepalive{Interval: vary(keepaliveInterval, p.random()), MaxMissed: keepaliveMissed})
+	conn.KeepAlive(sshconn.Keepalive{Interval: vary(keepaliveInterval, p.random()), MaxMissed: keepaliveMissed, MaxBytes: keptBytes})
 	p.running.Go(func() {
 		defer cancel()
 		select {

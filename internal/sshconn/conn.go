@@ -21,6 +21,10 @@ type Keepalive struct {
 	// Interval zero switches keepalive off.
 	Interval  time.Duration
 	MaxMissed int
+	// MaxBytes ends a connection that receives more within an interval; zero is no
+	// limit. It is for connections without sessions, on which a peer has nothing to
+	// say.
+	MaxBytes int64
 }
 
 // Conn is an established connection. It is safe for concurrent use.
@@ -132,7 +136,8 @@ const keepaliveRequest = "keepalive@openssh.com"
 
 func (c *Conn) keepAlive(k Keepalive) {
 	var asking atomic.Bool
-	last, missed := c.watch.lastHeard(), 0
+	last, missed := time.Now(), 0
+	received := c.watch.received.Load()
 	timer := time.NewTimer(k.Interval)
 	defer timer.Stop()
 	for {
@@ -140,6 +145,11 @@ func (c *Conn) keepAlive(k Keepalive) {
 		case <-c.done:
 			return
 		case <-timer.C:
+		}
+		before := received
+		if received = c.watch.received.Load(); k.MaxBytes > 0 && received-before > k.MaxBytes {
+			c.end(&Error{Kind: KindProtocol, Step: StepEstablished, Address: c.address, Detail: "too much data on an idle connection"})
+			return
 		}
 		if heard := c.watch.lastHeard(); heard.After(last) {
 			last, missed = heard, 0

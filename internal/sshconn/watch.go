@@ -32,9 +32,10 @@ type watchConn struct {
 	onStep func(Step)
 
 	// born is when the connection was made, heard how long after that the last byte
-	// was received.
-	born  time.Time
-	heard atomic.Int64
+	// was received. received counts bytes.
+	born     time.Time
+	heard    atomic.Int64
+	received atomic.Int64
 
 	// joins is set once packets are written whole. held is the beginning of one.
 	joins atomic.Bool
@@ -77,6 +78,7 @@ func (w *watchConn) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 {
 		w.heard.Store(int64(time.Since(w.born)))
+		w.received.Add(int64(n))
 	}
 	w.mu.Lock()
 	w.answered = w.answered || n > 0
