@@ -278,6 +278,7 @@ func (c *Cluster) Close() error {
 	c.closed = true
 	nodes, lab := slices.Clone(c.nodes), c.lab
 	c.mu.Unlock()
+	began := time.Now()
 	for _, n := range nodes {
 		n.Kill()
 	}
@@ -286,5 +287,8 @@ func (c *Cluster) Close() error {
 		err = lab.Close()
 	}
 	c.starter.stop()
-	return errors.Join(err, c.keeper.release())
+	stopped := time.Since(began)
+	err = errors.Join(err, c.keeper.release())
+	c.progress(fmt.Sprintf("all is stopped (%.1f s) and removed (%.1f s)", stopped.Seconds(), time.Since(began).Seconds()))
+	return err
 }

@@ -50,7 +50,7 @@ func hold(ctx context.Context, args []string) (err error) {
 			return nil
 		case <-more:
 			if _, err := running.AddNode(ctx); err != nil {
-				s.Problem = err.Error()
+				s.Problem = fmt.Sprintf("node %d: %v", s.Nodes+1, err)
 			} else {
 				s.Nodes++
 			}
