@@ -13,6 +13,7 @@
 //
 // What is seen becomes an endpoint's [State] by the rules of state.go; when it is
 // looked at again by those of schedule.go; reasons.go and messages.go hold every
-// reason and every text. canary.go says when something is built on a builder, and
-// canary_build.go and canary_program.go what.
+// reason and every text. kept.go says what the connection between two probes is good
+// for, request.go how to ask for a probe. canary.go says when something is built on a
+// builder, and canary_build.go and canary_program.go what.
 package probe
