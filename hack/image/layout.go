@@ -120,7 +120,7 @@ func writeLayout(opts options, variants []variant) (v1.Hash, error) {
 		}
 		attachments = append(attachments, mutate.IndexAddendum{Add: attached, Descriptor: v1.Descriptor{ArtifactType: string(documentType)}})
 	}
-	_, tag, _ := strings.Cut(opts.name, ":")
+	tag := opts.name[strings.LastIndex(opts.name, ":")+1:]
 	top = mutate.AppendManifests(top, mutate.IndexAddendum{Add: index, Descriptor: v1.Descriptor{Annotations: map[string]string{
 		"org.opencontainers.image.ref.name": tag,
 		// What containerd and those who build on it name the image when they load it.

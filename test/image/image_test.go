@@ -186,7 +186,8 @@ func TestArchitectures(t *testing.T) {
 			if slices.ContainsFunc(program.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
 				t.Errorf("%s for %s is not static", name, architecture)
 			}
-			if !strings.Contains(l.files(image)[name].data, version) {
+			// The helper never says its version, so the linker drops it.
+			if name != "nix-dispatch-connect" && !strings.Contains(l.files(image)[name].data, version) {
 				t.Errorf("%s for %s lacks its version", name, architecture)
 			}
 		}
