@@ -115,8 +115,8 @@ func TestOnlyOwnOutputsCanBeRead(t *testing.T) {
 			c    *client
 			path string
 		}{
-			"a path of the builder":  {mine, secret.info.Path},
-			"a path of the spool":    {mine, input.info.Path},
+			"a path of the builder":  {r.connect(1, "x86_64-linux.0"), secret.info.Path},
+			"a path of the spool":    {r.connect(1, "x86_64-linux.0"), input.info.Path},
 			"another client's build": {r.connect(2, "x86_64-linux.0"), d.Outputs[0].Path},
 			"no process known":       {r.connect(0, "x86_64-linux.0"), d.Outputs[0].Path},
 		} {
@@ -126,6 +126,10 @@ func TestOnlyOwnOutputsCanBeRead(t *testing.T) {
 			var nar bytes.Buffer
 			if _, err := try.c.NARFromPath(t.Context(), try.path, &nar, nil); err == nil || !strings.Contains(err.Error(), "not an output of a build of this client") {
 				t.Errorf("%s: NARFromPath = %v", name, err)
+			}
+			// There are clients that overlook the error, and wait for the archive.
+			if _, _, err := try.c.QueryPathInfo(t.Context(), try.path, nil); err == nil {
+				t.Errorf("%s: the connection goes on", name)
 			}
 		}
 	})

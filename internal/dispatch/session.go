@@ -147,6 +147,11 @@ func (s *session) serve(refusal error) error {
 			if err := s.tell(err); err != nil {
 				return err
 			}
+			if _, ok := req.(*daemon.NARFromPath); ok {
+				// Nix 2.8 overlooks an error in place of an archive and waits for that.
+				s.server.hooks.explain(s.hook.key, err)
+				return nil
+			}
 		}
 	}
 	return nil

@@ -31,13 +31,17 @@ func TestOutputs(t *testing.T) {
 	tests := map[string]struct {
 		// line is what each run begins both outputs with.
 		line string
+		// after is how long the second output is on its way when the builder dies.
+		after time.Duration
 		// wantError is what the client is told; empty for the right outputs.
 		wantError string
 	}{
-		"of a build that gives the same twice": {line: "always the same"},
+		"of a build that gives the same twice": {line: "always the same", after: 300 * time.Millisecond},
 		"of a build that never does": {
-			line: "$(cat /proc/sys/kernel/random/uuid)", wantError: "outputs of two runs must not be mixed",
+			line: "$(cat /proc/sys/kernel/random/uuid)", after: 300 * time.Millisecond, wantError: "outputs of two runs must not be mixed",
 		},
+		// Nothing of the second has been sent: the error takes its place.
+		"of one that is told so": {line: "$(cat /proc/sys/kernel/random/uuid)", wantError: "outputs of two runs must not be mixed"},
 	}
 	clients := nixlab.Versions()
 	if *durationFlag < time.Minute {
@@ -52,7 +56,7 @@ func TestOutputs(t *testing.T) {
 			number++
 			drv := fmt.Sprintf("two-outputs-%d", number)
 			t.Run(fmt.Sprintf("%s, client with Nix %s", name, c.Nix()), func(t *testing.T) {
-				result := dieBetweenOutputs(t, w, c, drv, tc.line)
+				result := dieBetweenOutputs(t, w, c, drv, tc.line, tc.after)
 				first := firstLines(t, c, drv)
 				switch {
 				case tc.wantError == "" && result.Status != 0:
@@ -74,7 +78,7 @@ func TestOutputs(t *testing.T) {
 
 // dieBetweenOutputs builds, kills the builder while the client fetches the second
 // output, and returns how the build has ended.
-func dieBetweenOutputs(t *testing.T, w *world, c *client, drv, line string) outcome {
+func dieBetweenOutputs(t *testing.T, w *world, c *client, drv, line string, after time.Duration) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), buildPatience)
 	defer cancel()
@@ -103,7 +107,7 @@ func dieBetweenOutputs(t *testing.T, w *world, c *client, drv, line string) outc
 	if err != nil {
 		t.Fatalf("%v; nix-build printed:\n%s", err, r.output.String())
 	}
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(after)
 	victim := w.byID(<-placed)
 	victim.kill("between two outputs of " + drv)
 	for _, b := range w.builders {
