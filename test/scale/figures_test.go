@@ -145,12 +145,12 @@ type phase struct {
 	election      int
 }
 
-// printTable prints a column for each phase.
+// printTable prints a column for each phase, as docs/scale.md has them.
 func printTable(w io.Writer, endpoints int, interval time.Duration, phases []phase) {
 	row := func(name string, cell func(*phase) string) {
-		line := fmt.Sprintf("%-28s", name)
+		line := fmt.Sprintf("| %-25s |", name)
 		for i := range phases {
-			line += fmt.Sprintf("%14s", cell(&phases[i]))
+			line += fmt.Sprintf(" %11s |", cell(&phases[i]))
 		}
 		_, _ = fmt.Fprintln(w, line)
 	}
@@ -177,6 +177,7 @@ func printTable(w io.Writer, endpoints int, interval time.Duration, phases []pha
 	}
 	_, _ = fmt.Fprintf(w, "%d endpoints, interval %s\n", endpoints, interval)
 	row("", func(p *phase) string { return p.name })
+	row("---", func(*phase) string { return "--:" })
 	row("duration, s", func(p *phase) string { return seconds(p.to.Sub(p.from)) })
 	row("probes that logged in", func(p *phase) string { return strconv.Itoa(p.probes) })
 	row("CPU, s", func(p *phase) string { return seconds(p.after.cpu - p.before.cpu) })
@@ -190,18 +191,18 @@ func printTable(w io.Writer, endpoints int, interval time.Duration, phases []pha
 	row("peak memory, MiB", func(p *phase) string { return mebibytes(p.after.peak) })
 	row("kept connections", func(p *phase) string { return strconv.Itoa(p.kept) })
 	row("writes about builders", func(p *phase) string { return strconv.Itoa(p.writes) })
-	row("  of the Lease", func(p *phase) string { return strconv.Itoa(p.leases) })
-	row("  of events about it", func(p *phase) string { return strconv.Itoa(p.election) })
+	row("… of the Lease", func(p *phase) string { return strconv.Itoa(p.leases) })
+	row("… of events about it", func(p *phase) string { return strconv.Itoa(p.election) })
 	row("probe to probe, s: least", gap(slices.Min))
-	row("                   mean", gap(mean))
-	row("                   99 %", gap(at(0.99)))
-	row("                   most", gap(slices.Max))
+	row("… mean", gap(mean))
+	row("… 99 %", gap(at(0.99)))
+	row("… most", gap(slices.Max))
 	row("begins late, ms: median", late(begins, 0.5))
-	row("                   99 %", late(begins, 0.99))
-	row("                   most", late(begins, 1))
-	row("ends late, ms:   median", late(ends, 0.5))
-	row("                   99 %", late(ends, 0.99))
-	row("                   most", late(ends, 1))
+	row("… 99 %", late(begins, 0.99))
+	row("… most", late(begins, 1))
+	row("ends late, ms: median", late(ends, 0.5))
+	row("… 99 %", late(ends, 0.99))
+	row("… most", late(ends, 1))
 }
 
 // quantile returns the value that a part q of all does not exceed.
