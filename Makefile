@@ -79,6 +79,28 @@ fmt: ## Format the Go code.
 build: ## Build all binaries into bin/.
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+# The kubectl plugin runs where people are.
+PLUGIN_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: install-plugin
+install-plugin: ## Install the kubectl plugin and its completion into PREFIX/bin.
+	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kubectl-nixbuilder
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/kubectl-nixbuilder cmd/kubectl-nixbuilder/kubectl_complete-nixbuilder
+
+.PHONY: plugin-archives
+plugin-archives: ## Make archives of the kubectl plugin for PLUGIN_PLATFORMS in DIST.
+	@for platform in $(PLUGIN_PLATFORMS); do \
+		name=kubectl-nixbuilder_$${platform/\//_} dir=$$(mktemp -d); \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} hack/progress.sh $$name \
+			go build -ldflags '$(LDFLAGS)' -o $$dir/ ./cmd/kubectl-nixbuilder; \
+		cp cmd/kubectl-nixbuilder/kubectl_complete-nixbuilder LICENSE $$dir/; \
+		mkdir -p $(DIST); \
+		tar -C $$dir --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -czf $(DIST)/$$name.tar.gz .; \
+		rm -r $$dir; \
+	done
+
 .PHONY: image
 image: ## Make the container image for PLATFORMS in DIST, without a container engine; prints its digest.
 	@cd hack/image && go build -o ../../bin/image .
