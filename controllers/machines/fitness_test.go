@@ -12,6 +12,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/internal/inventory"
+	"nixbuilder.io/nix-builder-operator/test/builders"
 )
 
 // unfit is out of use for its disk or its load since a minute.
@@ -103,4 +104,27 @@ func lineOf(content *Content) string {
 		return ""
 	}
 	return content.Data[KeyMachines]
+}
+
+// A cordon of one machine is its own, for dispatchers, too.
+func TestCordonOfOneEndpointIsPublished(t *testing.T) {
+	t.Parallel()
+	content := render(t, linux("x").
+		EndpointWith(v1alpha1.Endpoint{Name: "a", Host: "a.example", Cordon: builders.MakeCordon("disk", now.Add(time.Hour))}).
+		Endpoint("b", "b.example").EndpointStatus(healthy("a")).EndpointStatus(healthy("b")))
+	document, err := inventory.Decode([]byte(content.Data[KeyBuilders]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := now.Add(time.Hour)
+	want := []*inventory.Cordon{{Reason: "disk", Until: &until}, nil}
+	if diff := cmp.Diff(want, []*inventory.Cordon{document.Builders[0].Cordon, document.Builders[1].Cordon}); diff != "" {
+		t.Errorf("cordons for dispatchers (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"b.example x86_64-linux"}, lines(t, content)); diff != "" {
+		t.Errorf("machines (-want +got):\n%s", diff)
+	}
+	if !content.Expires.Equal(until) {
+		t.Errorf("the content expires at %v, want %v", content.Expires, until)
+	}
 }

@@ -178,6 +178,21 @@ func TestConditions(t *testing.T) {
 				v1alpha1.ConditionReady: {isFalse, "SystemsUnknown", "the machines can be used, but do not tell for which systems: list them in spec.systems"},
 			},
 		},
+		"a mandatory feature is lacking": {
+			builder: one().MandatoryFeatures("kvm"), snapshots: snapshots(featurelessSnapshot("a (a.example.com:22): no kvm", "kvm")),
+			want: map[string]condition{
+				v1alpha1.ConditionSystemsVerified: {isFalse, "FeaturesRefuted", "a (a.example.com:22): no kvm"},
+				v1alpha1.ConditionReady:           {isFalse, "FeaturesRefuted", "no endpoint for x86_64-linux: a (a.example.com:22): no kvm"},
+			},
+		},
+		"a feature is lacking": {
+			builder: one().Features("kvm"), snapshots: snapshots(featurelessSnapshot("a (a.example.com:22): no kvm", "kvm")),
+			want: map[string]condition{v1alpha1.ConditionSystemsVerified: {isFalse, "FeaturesRefuted", "a (a.example.com:22): no kvm"}},
+		},
+		"a clock that is off": {
+			builder: one(), snapshots: snapshots(skewedSnapshot(healthySnapshot())),
+			want: map[string]condition{v1alpha1.ConditionMachineFit: {isFalse, "ClockSkewed", skewedMessage}},
+		},
 		"a cordoned endpoint does not count": {
 			builder: three().Change(func(b *v1alpha1.NixBuilder) {
 				b.Spec.Endpoints[1].Cordon = builders.MakeCordon("new disk", testTime.Add(time.Hour))

@@ -31,6 +31,7 @@ image: {repository: registry.example.com/nbo, digest: "sha256:0123456789abcdef01
 imagePullSecrets: [{name: pull}]
 serviceAccount: {annotations: {example.com/role: nix}}
 log: {level: debug, format: console}
+keptConnections: false
 extraArgs: [--probe-concurrency=64]
 metrics:
   access: Token
@@ -219,7 +220,7 @@ func TestDeployment(t *testing.T) {
 			wantImage: "registry.example.com/nbo@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
 			wantArgs: []string{
 				"--leader-elect", "--health-probe-bind-address=:8081", "--metrics-bind-address=:9443",
-				"--metrics-cert-dir=/etc/metrics-certificate", "--log-level=debug", "--log-format=console", "--probe-concurrency=64",
+				"--metrics-cert-dir=/etc/metrics-certificate", "--log-level=debug", "--log-format=console", "--kept-connections=false", "--probe-concurrency=64",
 			},
 		},
 		"some namespaces": {values: someNamespaces, wantImage: "nix-builder-operator:0.1.0", wantArgs: []string{

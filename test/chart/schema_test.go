@@ -20,6 +20,7 @@ func TestSchemaRefuses(t *testing.T) {
 		"text for a number":        {values: `replicas: "2"`, want: []string{"at '/replicas'", "got string, want integer"}},
 		"negative number":          {values: "replicas: -1", want: []string{"at '/replicas'", "minimum: got -1, want 0"}},
 		"word for a switch":        {values: "crds: {keep: sometimes}", want: []string{"at '/crds/keep'", "got string, want boolean"}},
+		"word for another switch":  {values: "keptConnections: Disabled", want: []string{"at '/keptConnections'", "got string, want boolean"}},
 		"unknown choice":           {values: "metrics: {access: Everyone}", want: []string{"at '/metrics/access'", "must be one of 'Auto', 'Token', 'Anyone', 'Nobody'"}},
 		"unknown log level":        {values: "log: {level: trace}", want: []string{"at '/log/level'", "'error', 'info', 'debug'"}},
 		"one namespace as text":    {values: "watchNamespaces: ci", want: []string{"at '/watchNamespaces'", "got string, want array"}},

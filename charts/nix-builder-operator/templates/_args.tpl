@@ -24,6 +24,9 @@ Copyright The nix-builder-operator Authors
 {{- end }}
 - --log-level={{ .Values.log.level }}
 - --log-format={{ .Values.log.format }}
+{{- if not .Values.keptConnections }}
+- --kept-connections=false
+{{- end }}
 {{- range .Values.extraArgs }}
 - {{ . | quote }}
 {{- end }}

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
 	"nixbuilder.io/nix-builder-operator/test/builders"
 	"nixbuilder.io/nix-builder-operator/test/sshtest"
 )
@@ -49,7 +50,7 @@ var _ = Describe("The operator", func() {
 		namespace := newNamespace(ctx)
 		makeCredential(ctx, namespace)
 		m := startMachine()
-		startOperator("", namespace)
+		startedOperator := startOperator("", namespace)
 
 		Expect(apiServer.Create(withTimeout(ctx), quick("linux").Namespace(namespace).EndpointWith(m.endpoint("a")).Obj())).To(Succeed())
 		Eventually(get(ctx, namespace, "linux")).Should(haveCondition(v1alpha1.ConditionReady, isTrue, "AllHealthy"))
@@ -70,6 +71,21 @@ var _ = Describe("The operator", func() {
 		Eventually(get(ctx, namespace, "linux")).Should(haveCondition(v1alpha1.ConditionReady, isFalse, "ConnectionTurnedAway"))
 		m.Set(sshtest.Behavior{Exec: m.run})
 		Eventually(get(ctx, namespace, "linux")).Should(haveCondition(v1alpha1.ConditionReady, isTrue, "AllHealthy"))
+
+		By("probing when asked to, and telling of every step how long it took")
+		builder, err = get(ctx, namespace, "linux")()
+		Expect(err).NotTo(HaveOccurred())
+		ask(ctx, builder, "now")
+		Eventually(func() (*v1alpha1.LastProbe, error) {
+			builder, err := get(ctx, namespace, "linux")()
+			return builder.Status.LastProbe, err
+		}).Should(And(HaveField("Request", "now"), HaveField("Endpoints", HaveExactElements(
+			And(HaveField("Name", "a"), HaveField("Steps", And(
+				HaveLen(len(probe.Steps())), HaveEach(And(HaveField("Status", Not(Equal(isFalse))), HaveField("DurationMilliseconds", BeNumerically(">=", 0)))),
+				ContainElement(And(HaveField("Type", "Authenticated"), HaveField("DurationMilliseconds", BeNumerically(">", 0)))),
+			))),
+		))))
+		Expect(total(startedOperator, "nixbuilders_probe_requests_total")).To(Equal(1.0))
 
 		By("giving a machine to the next builder as soon as the first is gone")
 		younger := quick("younger").Namespace(namespace).EndpointWith(m.endpoint("b")).Obj()
