@@ -41,6 +41,9 @@ type cause struct {
 	// remedy does what the message says: on the machine, to the Secret or to the spec.
 	// message is as the API server has it, for commands that can be run literally.
 	remedy func(p *patient, message string)
+	// fromHere is the reason that the command-line tool finds without a cluster, if that
+	// is another one: it does not know what was there before. nowhere keeps it from trying.
+	fromHere string
 }
 
 // diagnosis is what the API server has in the end of a broken builder.
@@ -76,7 +79,7 @@ func (d diagnosis) withDefaults() diagnosis {
 // causes are all of them, in the order of the conditions.
 func causes() []cause {
 	var all []cause
-	for _, part := range [][]cause{specCauses(), secretCauses(), keyCauses(), networkCauses(), handshakeCauses(), hostKeyCauses(), hostCertificateCauses(), loginCauses(), sessionCauses(), nixCauses()} {
+	for _, part := range [][]cause{specCauses(), secretCauses(), keyCauses(), networkCauses(), handshakeCauses(), hostKeyCauses(), hostCertificateCauses(), loginCauses(), sessionCauses(), nixCauses(), jumpCauses()} {
 		all = append(all, part...)
 	}
 	return all
@@ -84,7 +87,7 @@ func causes() []cause {
 
 // Every cause is named, with a remedy that works, and docs/troubleshooting.md says so.
 func TestCauses(t *testing.T) {
-	s := newSite(t)
+	s := startSite(t, &site{keeps: true})
 	s.startSpare(t)
 	book := newBook()
 	t.Run("each", func(t *testing.T) {
@@ -120,7 +123,7 @@ func (s *site) examine(t *testing.T, c cause, version nixlab.Version, results *b
 	c.breaks(p)
 	p.request()
 	got := p.awaitIll(c.want.withDefaults())
-	s.consultDoctor(p, c.want.withDefaults(), got)
+	s.consultDoctor(p, c, got)
 
 	c.remedy(p, got.message)
 	p.request()

@@ -24,12 +24,18 @@ const programsVariable = "DIAGNOSIS_PROGRAMS"
 
 // atOnce is how many builders are examined at the same time: most of the time is
 // spent waiting.
-const atOnce = "6"
+const atOnce = "12"
 
 // gateway is this machine in a network of which machines can be taken: what is sent
 // there to an address that nobody has goes nowhere. An API server does not start
 // without an address that is not of loopback, either.
 const gateway = "192.0.2.1"
+
+// Addresses in that network for machines that vanish.
+const (
+	unroutable = "192.0.2.11"
+	switchable = "192.0.2.12"
+)
 
 // TestMain runs the tests in a network of their own, in which machines can be made
 // to vanish. What needs the internet or the compiler is done before.
@@ -47,7 +53,8 @@ func TestMain(m *testing.M) {
 	}
 	if err := errors.Join(ip("link", "set", "lo", "up"), ip("link", "add", "outages", "type", "veth", "peer", "name", "nobody"),
 		ip("link", "set", "outages", "arp", "off", "up"), ip("link", "set", "nobody", "up"), ip("address", "add", gateway+"/24", "dev", "outages"),
-		ip("route", "add", "default", "dev", "outages")); err != nil {
+		ip("route", "add", "default", "dev", "outages"),
+		ip("address", "add", unroutable+"/32", "dev", "lo"), ip("address", "add", switchable+"/32", "dev", "lo")); err != nil {
 		fail(err)
 	}
 	status := m.Run()
@@ -66,7 +73,7 @@ func fail(err error) {
 // own. It returns only if that fails.
 func enterNetwork() error {
 	say := func(line string) { fmt.Fprintln(os.Stderr, line) }
-	if _, err := nixlab.PrepareRootFS(context.Background(), say, nixlab.Versions()...); err != nil {
+	if _, err := nixlab.PrepareRootFS(context.Background(), say, append(nixlab.Versions(), nixlab.Nix23)...); err != nil {
 		return err
 	}
 	programs, err := buildPrograms()
@@ -86,12 +93,8 @@ func buildPrograms() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	root := filepath.Join("..", "..")
-	if _, err := os.Stat(filepath.Join(root, "cmd", plugin)); errors.Is(err, os.ErrNotExist) {
-		return dir, nil
-	}
 	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/"+plugin)
-	build.Dir = root
+	build.Dir = filepath.Join("..", "..")
 	// The flags of `make build`, so that both share what they compile.
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -buildvcs=false")
 	if output, err := build.CombinedOutput(); err != nil {
