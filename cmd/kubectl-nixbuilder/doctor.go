@@ -57,8 +57,8 @@ func (p *program) doctor() *cobra.Command {
 				return errors.New("with --uri or --machines there are no NAMEs")
 			case p.all && len(args) > 0:
 				return errors.New("with -A there are no NAMEs: one of that name could be in any namespace")
-			case !o.lines.Given() && (len(o.lines.Identities)+len(o.lines.HostKeys)+len(o.lines.KnownHosts) > 0 || o.lines.RemoteProgram != "" || o.lines.Canary || o.lines.FirstUse):
-				return errors.New("--identity, --host-key, --known-hosts, --trust-on-first-use, --remote-program and --canary go with --uri or --machines: in a cluster the NixBuilder says all that")
+			case !o.lines.Given() && (len(o.lines.Identities)+len(o.lines.HostKeys)+len(o.lines.KnownHosts) > 0 || o.lines.RemoteProgram+o.lines.ProxyJump != "" || o.lines.Canary || o.lines.FirstUse):
+				return errors.New("--identity, --host-key, --known-hosts, --trust-on-first-use, --remote-program, --proxy-jump and --canary go with --uri or --machines: in a cluster the NixBuilder says all that")
 			}
 			return nil
 		},
@@ -75,6 +75,7 @@ func (p *program) doctor() *cobra.Command {
 	flags.StringArrayVar(&o.lines.KnownHosts, "known-hosts", nil, "known_hosts `file` to look for host keys in, may be repeated")
 	flags.BoolVar(&o.lines.FirstUse, "trust-on-first-use", false, "accept any host key where none is known")
 	flags.StringVar(&o.lines.RemoteProgram, "remote-program", "", "`path` of nix-daemon on the machine")
+	flags.StringVar(&o.lines.ProxyJump, "proxy-jump", "", "SSH `server` ([user@]host[:port]) through which the machine is reached")
 	flags.BoolVar(&o.lines.Canary, "canary", false, "also build something tiny for each system")
 	flags.DurationVar(&o.lines.StepTimeout, "step-timeout", 0, "bound for each step of a check from here (default 10s)")
 	p.addAll(cmd)

@@ -4,6 +4,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,10 @@ type Lines struct {
 	FirstUse bool
 	// RemoteProgram is the path of nix-daemon on the machines.
 	RemoteProgram string
+	// ProxyJump is "[user@]host[:port]" of an SSH server through which the machines are
+	// reached. Its host key has to be in a known_hosts file; the keys to log in with are
+	// those of the machine.
+	ProxyJump string
 	// Canary also builds something tiny for each system.
 	Canary bool
 	// StepTimeout bounds each step.
@@ -133,8 +138,29 @@ func (l *Lines) spot(machine machines.Machine, known []byte) spot {
 	}
 	if err := l.credentials(&s.target, e.IdentityFile); err != nil {
 		s.problem = err.Error()
+		return s
+	}
+	if err := l.jump(&s.target, known); err != nil {
+		s.problem = err.Error()
 	}
 	return s
+}
+
+// jump fills in the jump host, if there is one.
+func (l *Lines) jump(t *probe.Target, known []byte) error {
+	if l.ProxyJump == "" {
+		return nil
+	}
+	uri, err := machines.ParseStoreURI("ssh-ng://" + l.ProxyJump)
+	if err != nil {
+		return fmt.Errorf("--proxy-jump: %w", err)
+	}
+	t.Jump = &probe.Jump{Host: uri.Host, Port: uri.SSHPort(), User: cmp.Or(uri.User, t.User), Credentials: t.Credentials}
+	t.Jump.HostKeys, t.Jump.CertificateAuthorities = knownKeys(known, t.Jump.Host, t.Jump.Port)
+	if len(t.Jump.HostKeys)+len(t.Jump.CertificateAuthorities) == 0 {
+		return fmt.Errorf("no known_hosts file has the host key of the jump host %s; add it, or name a file with --known-hosts", sshconn.KnownHostName(uri.Host, uri.SSHPort()))
+	}
+	return nil
 }
 
 // hostKeys finds what the machine may present: the keys of the command line, else
@@ -153,14 +179,20 @@ func (l *Lines) hostKeys(t *probe.Target, known []byte) error {
 	if len(t.HostKeys) > 0 {
 		return nil
 	}
-	policy := sshconn.KnownHosts(known, t.Host, t.Port)
+	t.HostKeys, t.CertificateAuthorities = knownKeys(known, t.Host, t.Port)
+	return nil
+}
+
+// knownKeys are the keys and authorities that known_hosts has for a host.
+func knownKeys(known []byte, host string, port int) (keys, authorities []string) {
+	policy := sshconn.KnownHosts(known, host, port)
 	for _, key := range policy.Pinned {
-		t.HostKeys = append(t.HostKeys, sshconn.AuthorizedKey(key))
+		keys = append(keys, sshconn.AuthorizedKey(key))
 	}
 	for _, key := range policy.Authorities {
-		t.CertificateAuthorities = append(t.CertificateAuthorities, sshconn.AuthorizedKey(key))
+		authorities = append(authorities, sshconn.AuthorizedKey(key))
 	}
-	return nil
+	return keys, authorities
 }
 
 // publicKey takes a public key line, or the path of a file with one.
