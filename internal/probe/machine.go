@@ -77,9 +77,12 @@ func (c *checker) full(ctx context.Context, r *report, known *knowledge, conn *s
 	if known.fitness.thresholds != t.Thresholds {
 		known.fitness = fitness{thresholds: t.Thresholds}
 	}
-	known.fitness.gauge(gaugeDisk).passed = true
+	what := []string{"the file system of /nix/store has no room left, so that the Nix daemon cannot work"}
+	if reason, said := known.fitness.judge(&m); reason == ReasonDiskPressure {
+		what = said
+	}
 	r.unknown(StepNixAvailable, ReasonStoreFull, messageNix(t, nixFailure{reason: ReasonStoreFull, status: f.status, text: f.text}))
-	r.fail(StepMachineFit, ReasonDiskPressure, messageMachine(t, ReasonDiskPressure, []string{"the file system of /nix/store has no room left, so that the Nix daemon cannot work"}))
+	r.fail(StepMachineFit, ReasonDiskPressure, messageMachine(t, ReasonDiskPressure, what))
 	return true
 }
 

@@ -13,7 +13,7 @@ import (
 // nixCauses are those found after the login.
 func nixCauses() []cause {
 	var all []cause
-	for _, part := range [][]cause{shellCauses(), daemonCauses(), accessCauses(), systemsCauses(), canaryCauses()} {
+	for _, part := range [][]cause{shellCauses(), daemonCauses(), accessCauses(), machineCauses(), featureCauses(), systemsCauses(), canaryCauses()} {
 		all = append(all, part...)
 	}
 	return all
