@@ -148,6 +148,10 @@ test-integration: envtest tools ## Run the tests that need an API server or Helm
 test-e2e: prerequisites envtest rootfs ## Run the tests that need real Nix (as root).
 	@hack/test.sh e2e
 
+.PHONY: e2e
+e2e: cluster-parts rootfs tools ## Run the tests that need a real cluster (as root; logs of what fails in bin/e2e).
+	@hack/test.sh cluster
+
 .PHONY: scale
 scale: envtest ## Measure the operator with ENDPOINTS builders, at rest for DURATION (not part of test).
 	go test -count=1 -v -timeout 0 ./test/scale -endpoints=$(ENDPOINTS) -duration=$(DURATION) -interval=$(INTERVAL)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: test.sh all|unit|integration|e2e
+# usage: test.sh all|unit|integration|e2e|cluster
 # Runs those tests with the race detector, uncached: many of them depend on
 # programs that Go's test cache does not know. Ends with a line of counts; the
 # full log is bin/test.json.
@@ -12,11 +12,13 @@ export CGO_ENABLED=1 GOFLAGS=-buildvcs=false
 
 list() { go list ./... | grep -E "$@" || true; }
 case ${1:-} in
-# test/scale measures and takes its time: make scale.
-all) packages=$(list -v '/test/scale$') ;;
-unit) packages=$(list -v '/test/(chart|envtest|image|integration|nixlab|e2e|chaos|diagnosis|bench|scale)(/|$)') ;;
+# test/scale measures and takes its time: make scale. So do those with a real
+# cluster: make e2e.
+all) packages=$(list -v '/test/(scale|cluster|e2e/cluster)(/|$)') ;;
+unit) packages=$(list -v '/test/(chart|envtest|image|integration|nixlab|e2e|chaos|diagnosis|bench|scale|cluster)(/|$)') ;;
 integration) packages=$(list '/test/(chart|envtest|image|integration)(/|$)') ;;
-e2e) packages=$(list '/test/(nixlab|e2e|chaos|diagnosis|bench)(/|$)') ;;
+e2e) packages=$(list '/test/(nixlab|e2e|chaos|diagnosis|bench)(/|$)' | grep -v '/test/e2e/cluster$') ;;
+cluster) packages=$(list '/test/(cluster|e2e/cluster)(/|$)') ;;
 *)
 	sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2
 	exit 2
