@@ -93,6 +93,7 @@ func (s *scope) transitions(after *v1alpha1.NixBuilderStatus) []transition {
 			all = append(all, pinTransitions(old, entry)...)
 		}
 		all = append(all, endpointTransitions(old, entry, s.builder.Spec.Probe.FailureThreshold)...)
+		all = append(all, s.refutationTransitions(old, entry)...)
 	}
 	all = append(all, s.expiredCordons()...)
 	all = append(all, cordonTransitions(before, after)...)
@@ -150,9 +151,10 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus, threshold int32) [
 		return nil
 	case entry.State == v1alpha1.EndpointHealthy:
 		if old.State == v1alpha1.EndpointHealthy {
-			return refutationTransitions(old, entry)
+			return remarkTransitions(old, entry)
 		}
-		return []transition{{recurs: true, endpoint: entry.Name, reason: reasonHealthy, action: actionProbe, note: entry.Name + ": healthy"}}
+		return append([]transition{{recurs: true, endpoint: entry.Name, reason: reasonHealthy, action: actionProbe, note: entry.Name + ": healthy"}},
+			remarkTransitions(&v1alpha1.EndpointStatus{}, entry)...)
 	case old.State == entry.State && old.FailedCondition == entry.FailedCondition:
 		return nil
 	}
@@ -167,21 +169,54 @@ func endpointTransitions(old, entry *v1alpha1.EndpointStatus, threshold int32) [
 	return []transition{{warning: true, recurs: true, endpoint: entry.Name, reason: entry.Reason, action: action, note: note}}
 }
 
-// refutationTransitions tells which systems and features a machine that stays healthy
-// is no longer used for, or is again.
-func refutationTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+// remark is the reason for which somebody should look at a machine that is used all
+// the same, or "".
+func remark(entry *v1alpha1.EndpointStatus) probe.Reason {
+	switch reason := probe.Reason(entry.Reason); reason {
+	case probe.ReasonClockSkewed, probe.ReasonSystemsNotConfirmed, probe.ReasonFeaturesNotConfirmed:
+		return reason
+	}
+	return ""
+}
+
+// remarkTransitions tells of something new about a machine that is healthy and not as
+// it should be, or that this is over. What was refuted is told besides.
+func remarkTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
+	before, now := remark(old), remark(entry)
+	switch {
+	case before == now:
+		return nil
+	case now != "":
+		return []transition{{warning: true, recurs: true, endpoint: entry.Name, reason: string(now), action: actionProbe, note: about(entry)}}
+	}
+	over := probe.ReasonSystemsVerified
+	if before == probe.ReasonClockSkewed {
+		over = probe.ReasonMachineFit
+	}
+	return []transition{{recurs: true, endpoint: entry.Name, reason: string(over), action: actionProbe,
+		note: fmt.Sprintf("%s: %s no more", entry.Name, before)}}
+}
+
+// refutationTransitions tells which systems and features a machine is no longer used
+// for, or is again.
+func (s *scope) refutationTransitions(old, entry *v1alpha1.EndpointStatus) []transition {
 	before := slices.Concat(old.RefutedSystems, old.RefutedFeatures)
 	now := slices.Concat(entry.RefutedSystems, entry.RefutedFeatures)
 	switch {
-	case slices.Equal(before, now):
+	case slices.Equal(before, now), entry.State != v1alpha1.EndpointHealthy:
 		return nil
 	case len(now) > 0:
 		reason := probe.ReasonFeaturesRefuted
 		if len(entry.RefutedSystems) > 0 {
 			reason = probe.ReasonSystemsRefuted
 		}
+		why := about(entry)
+		snapshot := s.snapshots[entry.Name]
+		if outcome := snapshot.Result.Outcome(probe.StepSystemsVerified); outcome.Status == probe.StatusFalse {
+			why = outcome.Message // The entry may be about something else that is wrong besides.
+		}
 		return []transition{{warning: true, endpoint: entry.Name, reason: string(reason), action: actionProbe,
-			note: withEnd(about(entry), fmt.Sprintf(" (out of use for %s now)", strings.Join(now, ", ")))}}
+			note: withEnd(why, fmt.Sprintf(" (out of use for %s now)", strings.Join(now, ", ")))}}
 	}
 	return []transition{{endpoint: entry.Name, reason: string(probe.ReasonSystemsVerified), action: actionProbe,
 		note: fmt.Sprintf("%s: in use again for %s", entry.Name, strings.Join(before, ", "))}}

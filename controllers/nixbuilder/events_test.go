@@ -39,6 +39,8 @@ func TestTransitions(t *testing.T) {
 	refuted[0].RefutedSystems = []string{"aarch64-linux"}
 	featureless := endpoint(v1alpha1.EndpointHealthy, "SystemsVerified", "FeaturesRefuted")
 	featureless[0].RefutedFeatures = []string{"kvm"}
+	skewed := endpoint(v1alpha1.EndpointHealthy, "MachineFit", "ClockSkewed")
+	doubted := endpoint(v1alpha1.EndpointHealthy, "SystemsVerified", "FeaturesNotConfirmed")
 	changed := endpoint(v1alpha1.EndpointUnhealthy, "HostKeyVerified", "HostKeyChanged")
 
 	tests := map[string]struct {
@@ -66,6 +68,28 @@ func TestTransitions(t *testing.T) {
 			before: status{Conditions: conditions("Ready", "True", "AllHealthy"), Endpoints: healthy},
 			after:  status{Conditions: conditions("Ready", "False", "SystemsRefuted"), Endpoints: refuted},
 			want:   []string{"Warning SystemsRefuted a"},
+		},
+		"refuted from the first": {
+			after: status{Endpoints: featureless}, want: []string{"Normal Healthy a", "Warning FeaturesRefuted a"},
+		},
+		"its clock is off from the first": {
+			after: status{Endpoints: skewed}, want: []string{"Normal Healthy a", "Warning ClockSkewed a"},
+		},
+		"its clock is off": {
+			before: status{Endpoints: healthy}, after: status{Endpoints: skewed}, want: []string{"Warning ClockSkewed a"},
+		},
+		"its clock is still off": {before: status{Endpoints: skewed}, after: status{Endpoints: skewed}},
+		"its clock is right again": {
+			before: status{Endpoints: skewed}, after: status{Endpoints: healthy}, want: []string{"Normal MachineFit a"},
+		},
+		"its features are doubted": {
+			before: status{Endpoints: healthy}, after: status{Endpoints: doubted}, want: []string{"Warning FeaturesNotConfirmed a"},
+		},
+		"its features are doubted no more": {
+			before: status{Endpoints: doubted}, after: status{Endpoints: healthy}, want: []string{"Normal SystemsVerified a"},
+		},
+		"fails, with a clock that is off": {
+			before: status{Endpoints: skewed}, after: status{Endpoints: unhealthy}, want: []string{"Warning ConnectionRefused a"},
 		},
 		"still refuted": {before: status{Endpoints: refuted}, after: status{Endpoints: refuted}},
 		"refuted no more": {

@@ -38,8 +38,11 @@ func newFigures() *figures {
 // set takes over what is known of a builder's machines.
 func (f *figures) set(builder types.NamespacedName, snapshots map[string]probe.Snapshot) {
 	facts := make(map[string]probe.Facts, len(snapshots))
-	for endpoint := range snapshots {
-		facts[endpoint] = snapshots[endpoint].Result.Facts
+	for endpoint, snapshot := range snapshots {
+		// Facts stay what they were where a probe did not get that far.
+		if snapshot.Result.Outcome(probe.StepMachineFit).Status != probe.StatusUnknown {
+			facts[endpoint] = snapshot.Result.Facts
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -96,6 +96,7 @@ func TestMetricsOfMachines(t *testing.T) {
 	linux.Result.Facts.PressureKnown, linux.Result.Facts.IOPressure = true, 12
 	linux.Result.Facts.ClockSkew = -2 * time.Second
 	mac.Result.Facts.StoreBytes = 1 << 40
+	silent.Result.Facts = linux.Result.Facts // of the time before it went away
 	metrics.observe(builder, &v1alpha1.NixBuilderStatus{}, map[string]probe.Snapshot{"l": linux, "m": mac, "s": silent})
 	want := `
 # HELP nixbuilders_endpoint_clock_skew_seconds How far the machine's clock is ahead of the operator's.
