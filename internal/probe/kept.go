@@ -10,8 +10,8 @@ import (
 	"nixbuilder.io/nix-builder-operator/internal/sshconn"
 )
 
-// Kept connections. The connection of a probe that passed stays open, idle, until the
-// next probe's replaces it. Its loss is noticed at once where the builder's kernel
+// Kept connections. The connection of a probe that passed stays open, idle, until that
+// of another one replaces it. Its loss is noticed at once where the builder's kernel
 // tells, and else, as with a machine that lost its power, by keepalives. Then the
 // endpoint is probed at once, with little patience:
 //
@@ -87,17 +87,22 @@ func (k *keeping) release() {
 	}
 }
 
-// keep makes conn, which may be nil, the kept connection of an endpoint in place of the
-// one before, and tells whether there is one now. ctx is that of Start. Called with the
-// prober's mutex held.
+// keep makes conn the kept connection of an endpoint in place of the one before, and
+// tells whether it has taken it. Where conn is nil, because the probe failed, the one
+// before goes on to tell of its loss until the endpoint is unhealthy: it may have ended
+// for the same reason, which then shows a moment later. ctx is that of Start. Called with
+// the prober's mutex held.
 func (p *Prober) keep(ctx context.Context, e *endpoint, conn idleConn) bool {
-	if e.keeping.current != nil && conn != nil {
+	if conn == nil {
+		if e.snapshot.State == StateUnhealthy {
+			e.keeping.release()
+		}
+		return false
+	}
+	if e.keeping.current != nil {
 		e.keeping.spurious = 0 // it has lasted as long as it should
 	}
 	e.keeping.release()
-	if conn == nil {
-		return false
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	k := &kept{conn: conn, since: time.Now(), drop: cancel}
 	e.keeping.current = k

@@ -44,10 +44,14 @@ func TestKeptEnds(t *testing.T) {
 		"Nix gone": {func(_ *testing.T, b *bench) {
 			b.daemon(fail(127, "bash: line 1: nix-daemon: command not found\n"))
 			pass(30 * time.Second)
+		}, 1},
+		"Nix gone for long": {func(_ *testing.T, b *bench) {
+			b.daemon(fail(127, "bash: line 1: nix-daemon: command not found\n"))
+			pass(3 * 30 * time.Second)
 		}, 0},
 		"unreachable": {func(_ *testing.T, b *bench) {
 			b.network.BlackHole("a:22")
-			pass(40 * time.Second)
+			pass(3 * 40 * time.Second)
 		}, 0},
 	}
 	for name, tc := range tests {
@@ -59,6 +63,22 @@ func TestKeptEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestKeptSuspect: a probe that fails does not keep the loss of an older connection
+// from showing, however close the two are.
+func TestKeptSuspect(t *testing.T) {
+	onBench(t, func(t *testing.T, b *bench) {
+		b.daemon(func(string, sshtest.Stdio) int {
+			go b.Close() // the probe fails for the same reason
+			return 1
+		})
+		pass(20 * time.Second)
+		b.clear()
+		pass(5 * time.Second)
+		b.expect(t, StateUnhealthy, ReasonConnectionRefused)
+		b.expectSince(t, 0, redialGrace)
+	})
 }
 
 // TestKeptForgottenMachine: the loss of a connection to a machine that an endpoint no

@@ -219,8 +219,8 @@ func (s *keptSite) flapping(t *testing.T) {
 	if n := counts["events"]; n > transitions+1 {
 		t.Errorf("%d writes of events for at most %d transitions", n, transitions)
 	}
-	// One in five seconds on average, three of them ahead of that.
-	if n, most := counts["configmaps"], int(took/(5*time.Second))+3; n > most || n == 0 {
+	// One in five seconds on average, six of them ahead of that.
+	if n, most := counts["configmaps"], int(took/(5*time.Second))+6; n > most || n == 0 {
 		t.Errorf("%d writes of the ConfigMap in %v, want at most %d", n, took, most)
 	}
 }
