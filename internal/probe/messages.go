@@ -194,7 +194,8 @@ func messageNix(t *Target, f nixFailure) string {
 		return t.says("%s may not use the Nix daemon (it says %s): its socket is closed to the user (\"chmod 755 /nix/var/nix/daemon-socket; chmod 666 /nix/var/nix/daemon-socket/socket\"), "+
 			"or the user is missing in allowed-users (%s)", t.User, said, trustLine(t))
 	case ReasonDaemonHungUp:
-		return t.says("the Nix daemon closes the connection of %s at once (it says %s): the user is missing in allowed-users (%s), or the daemon cannot open its store (broken database, read-only disk): its log says which", t.User, said, trustLine(t))
+		// What nix-daemon says depends on whether it was reading or writing then.
+		return t.says("the Nix daemon closes the connection of %s at once: the user is missing in allowed-users (%s), or the daemon cannot open its store (broken database, read-only disk): its log says which", t.User, trustLine(t))
 	case ReasonDaemonRefused:
 		return t.says("the Nix daemon refuses the connection of %s: %s; look at its log", t.User, said)
 	case ReasonVersionTooOld:

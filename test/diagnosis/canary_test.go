@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,12 +19,6 @@ import (
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
-// foreign is a system that no machine of these tests builds for.
-const foreign = "riscv64-linux"
-
-// useless is what a builder looks like that cannot build at all.
-var useless = seen{State: v1alpha1.EndpointUnhealthy, Reason: "CanaryFailed", Verified: "False CanaryFailed", Ready: "False CanaryFailed"}
-
 // partial is one that is of use for its own system only.
 var partial = seen{
 	State: v1alpha1.EndpointHealthy, Reason: "SystemsRefuted", Verified: "False SystemsRefuted", Ready: "False SystemsRefuted", Systems: nixlab.System(),
@@ -33,134 +26,6 @@ var partial = seen{
 
 // well is one with nothing wrong.
 var well = seen{State: v1alpha1.EndpointHealthy, Reason: "AllStepsPassed", Verified: "True SystemsVerified", Ready: "True AllHealthy", Systems: nixlab.System()}
-
-// canaryBreakage is one way in which a builder passes every step and cannot build.
-type canaryBreakage struct {
-	conf    string // for nix.conf
-	systems []string
-	store   func(*testing.T, *nixlab.Lab) string
-	// before happens on the machine before it is declared.
-	before    string
-	want      seen
-	wantWords []string
-	// remedy is what the message says, done on the machine, or else to the spec.
-	remedy     string
-	remedySpec func(*v1alpha1.NixBuilderSpec)
-}
-
-func canaryBreakages() map[string]canaryBreakage {
-	both := []string{nixlab.System(), foreign}
-	one := func(spec *v1alpha1.NixBuilderSpec) { spec.Systems = []string{nixlab.System()} }
-	return map[string]canaryBreakage{
-		"users": {
-			conf: "build-users-group = makers", want: useless,
-			wantWords: []string{"'makers'", "make the group of build-users-group"},
-			remedy:    "echo makers:x:7777:nixbld1,nixbld2 >>/etc/group",
-		},
-		"no-users": {
-			conf: "build-users-group = makers", before: "echo makers:x:7777: >>/etc/group", want: useless,
-			wantWords: []string{"has no members", "with users as its members"},
-			remedy:    "sed -i 's/^makers:.*/makers:x:7777:nixbld1,nixbld2/' /etc/group",
-		},
-		"sandbox": {
-			conf: "sandbox = true\nsandbox-paths = /opt/sandbox", want: useless,
-			wantWords: []string{"/opt/sandbox", "sandbox-paths"}, remedy: "mkdir -p /opt/sandbox",
-		},
-		"disk": {
-			store: smallDisk, want: useless,
-			// Some room stays: a daemon that cannot open its database answers nobody.
-			before:    "nix-store --init; head -c $(($(stat -fc '%a*%S' /nix) - 2000000)) /dev/zero >/nix/var/filler",
-			wantWords: []string{"lack of free disk space", "free space there"}, remedy: "rm /nix/var/filler",
-		},
-		"jobs": {conf: "max-jobs = 0", want: useless, wantWords: []string{"build", "set max-jobs"}},
-		"system": {
-			systems: both, want: partial, wantWords: []string{foreign, "correct spec.systems"}, remedySpec: one,
-		},
-		"emulation": {
-			conf: "extra-platforms = " + foreign, systems: both, want: partial,
-			wantWords: []string{foreign, "Exec format error", "binfmt_misc", "leave it out of spec.systems"}, remedySpec: one,
-		},
-	}
-}
-
-// smallDisk is a directory with little room for a store.
-func smallDisk(t *testing.T, lab *nixlab.Lab) string {
-	t.Helper()
-	dir, err := os.MkdirTemp(lab.Dir(), "disk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("disk", dir, "tmpfs", 0, "size=64m,mode=755"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// Builders that pass everything else are found out by the canary, are told apart, and
-// are well again once what the message says is done. All are broken at the same time,
-// since canaries that fail are repeated only after half a minute.
-func TestCanaryFindsBuildersThatCannotBuild(t *testing.T) {
-	s := newSite(t)
-	for _, version := range nixlab.Versions() {
-		t.Run(string(version), func(t *testing.T) {
-			t.Parallel()
-			var mended []func()
-			for what, breakage := range canaryBreakages() {
-				if mend := s.breakOne(t, what+"-"+strings.ReplaceAll(string(version), ".", ""), version, breakage); mend != nil {
-					mended = append(mended, mend)
-				}
-			}
-			for _, await := range mended {
-				await()
-			}
-		})
-	}
-}
-
-// breakOne checks what is said of one breakage and applies the remedy. What it returns
-// waits until that has shown.
-func (s *site) breakOne(t *testing.T, name string, version nixlab.Version, breakage canaryBreakage) (mended func()) {
-	t.Helper()
-	opts := nixlab.BuilderOptions{Name: name, Version: version, NixConf: breakage.conf}
-	if breakage.store != nil {
-		opts.Store = breakage.store(t, s.lab)
-	}
-	builder := s.newBuilder(t, opts)
-	run(t, builder, breakage.before)
-	key := s.declare(t, name, builder, func(spec *v1alpha1.NixBuilderSpec) {
-		spec.Probe.Canary = v1alpha1.CanaryEnabled
-		if breakage.systems != nil {
-			spec.Systems = breakage.systems
-		}
-	})
-	message := s.await(t, key, breakage.want)
-	t.Logf("%s: %s", name, message)
-	for _, word := range breakage.wantWords {
-		if !strings.Contains(message, word) {
-			t.Errorf("%s: the message lacks %q: %s", name, word, message)
-		}
-	}
-	switch {
-	case breakage.remedy != "":
-		run(t, builder, breakage.remedy)
-	case breakage.remedySpec != nil:
-		s.change(t, key, breakage.remedySpec)
-	default:
-		return nil
-	}
-	return func() {
-		t.Helper()
-		s.await(t, key, well)
-		if got := s.eventReasons(t, name)[breakage.want.Reason]; got != 1 {
-			t.Errorf("%s: %d events %s", name, got, breakage.want.Reason)
-		}
-	}
-}
 
 // run runs a script on a builder as root, if there is one.
 func run(t *testing.T, builder *nixlab.Builder, script string) string {

@@ -50,7 +50,7 @@ func daemonCauses() []cause {
 				}
 			},
 			want: diagnosis{
-				condition: v1alpha1.ConditionNixAvailable, reason: "DaemonNotAnswering",
+				condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonNotAnswering",
 				words: []string{"the Nix daemon does not answer within 4s", "restart nix-daemon there"},
 			},
 			remedy: func(p *patient, _ string) { p.restartDaemon() },
@@ -61,10 +61,22 @@ func daemonCauses() []cause {
 			mend:     "Look at the daemon's log; restore /nix/var/nix/db from a backup, or reinstall Nix.",
 			versions: nixlab.Versions(),
 			breaks: func(p *patient) {
-				p.run("cd /nix/var/nix/db && cp -a db.sqlite /nix/kept && rm -f db.sqlite-* && head -c 100000 /dev/urandom >db.sqlite")
+				p.run("cd /nix/var/nix && cp -a db /nix/kept && rm -f db/db.sqlite-* && head -c 100000 /dev/urandom >db/db.sqlite")
 			},
-			want:   diagnosis{condition: v1alpha1.ConditionNixAvailable, reason: "DaemonRefused", words: []string{"look at its log"}},
-			remedy: func(p *patient, _ string) { p.run("cd /nix/var/nix/db && rm -f db.sqlite-* && cp -a /nix/kept db.sqlite") },
+			want: diagnosis{condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonHungUp", words: []string{"broken database", "its log says which"}},
+			remedy: func(p *patient, _ string) {
+				p.run("cd /nix/var/nix && rm -r db && mv /nix/kept db")
+			},
+		},
+		{
+			name: "read-only", title: "The store is read-only",
+			means:   "Kernels make disks read-only when they fail. The daemon cannot open its store then.",
+			mend:    "Look at the kernel's and the daemon's log, check the disk, and mount it again: `mount -o remount,rw /nix`.",
+			prepare: smallStore, spec: anyRoom,
+			// What writes at this very moment is in the way.
+			breaks: func(p *patient) { p.run("until mount -o remount,ro /nix; do sleep 0.05; done") },
+			want:   diagnosis{condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonHungUp", words: []string{"read-only disk", "its log says which"}},
+			remedy: func(p *patient, _ string) { p.run("mount -o remount,rw /nix") },
 		},
 	}
 }
@@ -77,7 +89,7 @@ func daemonDown(name, title string, breaks func(*patient)) cause {
 		versions: nixlab.Versions(),
 		breaks:   breaks,
 		want: diagnosis{
-			condition: v1alpha1.ConditionNixAvailable, reason: "DaemonNotRunning",
+			condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonNotRunning",
 			words: []string{"the Nix daemon is not running", "start it (systemctl enable --now nix-daemon.socket"},
 		},
 		remedy: func(p *patient, _ string) { p.restartDaemon() },
@@ -93,22 +105,25 @@ func accessCauses() []cause {
 			versions: nixlab.Versions(),
 			breaks:   func(p *patient) { p.run("chmod 700 /nix/var/nix/daemon-socket") },
 			want: diagnosis{
-				condition: v1alpha1.ConditionNixAvailable, reason: "DaemonDenied",
-				words: []string{"permissions of /nix/var/nix/daemon-socket"},
+				condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonAccessDenied",
+				words: []string{"its socket is closed to the user"},
 			},
-			remedy: func(p *patient, message string) { p.run(p.inMessage(message, `chmod 755 /nix/var/nix/daemon-socket`)) },
+			remedy: func(p *patient, message string) { p.run(p.inMessage(message, `"(chmod [^"]*)"`)) },
 		},
 		{
 			name: "allowed-users", title: "The user is not in allowed-users",
+			means:    "Users in `trusted-users` are allowed without being listed there, and builders need to trust their user anyway.",
 			nixSays:  "`Connection reset by peer` (2.8), or `Nix daemon disconnected unexpectedly`.",
-			mend:     "Add the user to `allowed-users` in /etc/nix/nix.conf, and restart nix-daemon.",
+			mend:     "Add the user to `trusted-users` in /etc/nix/nix.conf (NixOS: `nix.settings.trusted-users`), and restart nix-daemon.",
 			versions: nixlab.Versions(),
-			breaks:   func(p *patient) { p.nixConf("allowed-users = root") },
+			breaks:   func(p *patient) { p.nixConf("allowed-users = root", "trusted-users = root") },
 			want: diagnosis{
-				condition: v1alpha1.ConditionNixAvailable, reason: "DaemonHungUp",
+				condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonHungUp",
 				words: []string{"closes the connection of nixt at once", "allowed-users"},
 			},
-			remedy: func(p *patient, message string) { p.nixConf(p.inMessage(message, `the line "(allowed-users = [^"]*)"`)) },
+			remedy: func(p *patient, message string) {
+				p.nixConf(p.inMessage(message, `the line "(trusted-users = [^"]*)"`))
+			},
 		},
 		{
 			name: "trusted-users", title: "The user is not in trusted-users",
@@ -120,7 +135,9 @@ func accessCauses() []cause {
 				condition: v1alpha1.ConditionTrusted, reason: "UserNotTrusted",
 				words: []string{"does not trust nixt", "restart nix-daemon"},
 			},
-			remedy: func(p *patient, message string) { p.nixConf(p.inMessage(message, `the line "(trusted-users = [^"]*)"`)) },
+			remedy: func(p *patient, message string) {
+				p.nixConf(p.inMessage(message, `the line "(trusted-users = [^"]*)"`))
+			},
 		},
 	}
 }
