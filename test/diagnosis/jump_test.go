@@ -140,7 +140,7 @@ func without(do func(*patient)) func(*patient, string) {
 
 // behind completes a cause that is about a machine behind a jump host.
 func (f *farSite) behind(c cause) cause {
-	c.machine, c.prepare = f.machine, f.prepare
+	c.machine, c.prepare, c.fromHere = f.machine, f.prepare, nowhere
 	return c
 }
 
