@@ -42,7 +42,7 @@ func canaryCauses() []cause {
 			name: "no-room", title: "The canary finds no room",
 			means:   "With `spec.thresholds.minFreeSpace` the same shows before a build fails, as `DiskPressure`.",
 			mend:    "Free space on the file system of /nix and of the directory for builds: `nix-collect-garbage`.",
-			prepare: smallStore, spec: anyRoom,
+			prepare: littleDisk, spec: anyRoom,
 			// Some room stays: a daemon that cannot open its database answers nobody.
 			breaks: func(p *patient) {
 				p.run("head -c $(($(stat -fc '%a*%S' /nix) - 2000000)) /dev/zero >/nix/var/filler")
@@ -100,12 +100,6 @@ func refutesSystem(c cause) cause {
 		p.changeSpec(func(spec *v1alpha1.NixBuilderSpec) { spec.Systems = []string{nixlab.System()} })
 	}
 	return c
-}
-
-// smallStore has the machine's store lie on a file system with little room.
-func smallStore(p *patient) {
-	p.run("cp -a /nix /tmp/kept && mount -t tmpfs -o size=64m,mode=755 disk /nix && cp -a /tmp/kept/. /nix")
-	p.restartDaemon()
 }
 
 // anyRoom has free space not looked at.

@@ -72,7 +72,7 @@ func daemonCauses() []cause {
 			name: "read-only", title: "The store is read-only",
 			means:   "Kernels make disks read-only when they fail. The daemon cannot open its store then.",
 			mend:    "Look at the kernel's and the daemon's log, check the disk, and mount it again: `mount -o remount,rw /nix`.",
-			prepare: smallStore, spec: anyRoom,
+			prepare: littleDisk, spec: anyRoom,
 			// What writes at this very moment is in the way.
 			breaks: func(p *patient) { p.run("until mount -o remount,ro /nix; do sleep 0.05; done") },
 			want:   diagnosis{condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonHungUp", words: []string{"read-only disk", "its log says which"}},
