@@ -28,7 +28,7 @@ const (
 	// five seconds.
 	soon = 20 * time.Second
 	// flaps is how often a builder is killed and restarted, flapEvery how often.
-	flaps     = 8
+	flaps     = 6
 	flapEvery = 6 * time.Second
 )
 
