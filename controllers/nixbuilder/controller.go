@@ -205,7 +205,8 @@ func (r *Reconciler) store(ctx context.Context, s *scope) error {
 		return nil
 	}
 	changed := s.builder.DeepCopy()
-	changed.Status = status
+	// The answer is decoded into it, and parts of status are those of the cache.
+	changed.Status = *status.DeepCopy()
 	patch := client.MergeFromWithOptions(s.builder, client.MergeFromWithOptimisticLock{})
 	err := r.client.Status().Patch(ctx, changed, patch)
 	switch {
