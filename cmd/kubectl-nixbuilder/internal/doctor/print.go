@@ -59,7 +59,8 @@ func (b *Builder) print(p *show.Printer, verbose bool) {
 
 func (m *Machine) print(p *show.Printer, indent int, verbose bool) {
 	title := m.Name
-	if m.Address != "" && !strings.Contains(title, m.Address) {
+	// A URI has its host in it already.
+	if m.Address != "" && !strings.Contains(title, "://") {
 		title += " (" + m.Address + ")"
 	}
 	p.Linef("%s%s  %s", strings.Repeat(" ", indent), p.Styled(show.Strong, title), p.Styled(styleOf(m.Finding), word(m.Finding)))

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright The nix-builder-operator Authors
+
+package setup
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
+	"nixbuilder.io/nix-builder-operator/test/builders"
+)
+
+func TestAuthorizedKey(t *testing.T) {
+	t.Parallel()
+	key := builders.HostKey("k")
+	tests := map[string]struct {
+		options Options
+		want    string
+	}{
+		"plain":              {Options{For: Linux, PublicKey: key + "\n"}, "restrict " + key},
+		"with a comment":     {Options{For: Linux, PublicKey: key + " me@here"}, "restrict " + key + " me@here"},
+		"with a bad comment": {Options{For: Linux, PublicKey: key + " it's me"}, "restrict " + key},
+		"with a quote in it": {Options{For: Linux, PublicKey: key + " me'$(id)"}, "restrict " + key},
+		"from addresses":     {Options{For: Linux, PublicKey: key, From: []string{"10.0.0.0/8", "2001:db8::/32"}}, `restrict,from="10.0.0.0/8,2001:db8::/32" ` + key},
+		"for the daemon":     {Options{For: Linux, PublicKey: key, DaemonOnly: true, Systems: []string{"x86_64-linux"}}, `restrict,command="nix-daemon --stdio" ` + key},
+		"for that of a Mac":  {Options{For: MacOS, PublicKey: key, DaemonOnly: true, Systems: []string{"aarch64-darwin"}}, `restrict,command="` + macDaemon + ` --stdio" ` + key},
+		"none":               {Options{For: NixOS}, "restrict " + noKey},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text, err := New(tc.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text.AuthorizedKey != tc.want {
+				t.Errorf("key %q, want %q", text.AuthorizedKey, tc.want)
+			}
+			if !strings.Contains(text.Machine, tc.want) {
+				t.Errorf("the machine's part lacks it:\n%s", text.Machine)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		options Options
+		want    string
+	}{
+		"no kind":                       {Options{}, "--for"},
+		"another kind":                  {Options{For: "windows"}, `--for "windows"`},
+		"a user of another language":    {Options{For: Linux, User: "a;b"}, `--user "a;b"`},
+		"a host with a quote":           {Options{For: Linux, Host: `a"b`}, "--host"},
+		"a name for a file":             {Options{For: Linux, Name: "../a"}, "--name"},
+		"a Secret like a flag":          {Options{For: Linux, Secret: "-x"}, "--secret"},
+		"a namespace of several":        {Options{For: Linux, Namespace: "a b"}, "--namespace"},
+		"a program with an argument":    {Options{For: Linux, RemoteProgram: "/a --b"}, "--remote-program"},
+		"a private key with a blank":    {Options{For: Linux, PrivateKey: "a b"}, "path of the private key"},
+		"an address with a quote":       {Options{For: Linux, From: []string{`"`}}, "--from"},
+		"a system with a quote":         {Options{For: Linux, Systems: []string{`"`}}, "--system"},
+		"the daemon without a system":   {Options{For: Linux, DaemonOnly: true}, "say it with --system"},
+		"a public key that is none":     {Options{For: Linux, PublicKey: "x"}, "--public-key"},
+		"a private key in its place":    {Options{For: Linux, PublicKey: "-----BEGIN OPENSSH PRIVATE KEY-----\nxyz"}, "that is the private key"},
+		"a host key that is none":       {Options{For: Linux, HostKey: "x"}, "--host-key"},
+		"a user name like an option":    {Options{For: Linux, User: "-x"}, "--user"},
+		"a host with a change of lines": {Options{For: Linux, Host: "a\nb"}, "--host"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := New(tc.options)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want %s", err, tc.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "xyz") {
+				t.Errorf("the error has the key in it: %v", err)
+			}
+		})
+	}
+}
+
+// What is printed is what it says it is: scripts for sh, and a NixBuilder.
+func TestSyntax(t *testing.T) {
+	t.Parallel()
+	for _, kind := range Kinds() {
+		for _, user := range []string{"", "root"} {
+			for _, daemonOnly := range []bool{false, true} {
+				options := Options{
+					For: kind, User: user, PublicKey: builders.HostKey("k"), HostKey: builders.HostKey("h"), Namespace: "ci", Port: 2222,
+					DaemonOnly: daemonOnly, Systems: []string{"x86_64-linux", "aarch64-linux"}, Host: "2001:db8::7",
+				}
+				text, err := New(options)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, script := range []string{text.Machine, text.Cluster} {
+					if script == text.Machine && kind == NixOS {
+						continue // a test with real Nix reads that
+					}
+					check := exec.Command("sh", "-n")
+					check.Stdin = strings.NewReader(script)
+					if output, err := check.CombinedOutput(); err != nil {
+						t.Errorf("%s, %q: %v: %s\n%s", kind, user, err, output, script)
+					}
+				}
+				_, manifest, _ := strings.Cut(text.Cluster, "<<'END'\n")
+				manifest, _, _ = strings.Cut(manifest, "END\n")
+				var object v1alpha1.NixBuilder
+				if err := yaml.UnmarshalStrict([]byte(manifest), &object); err != nil {
+					t.Fatalf("%v:\n%s", err, manifest)
+				}
+				endpoint := object.Spec.Endpoints[0]
+				if endpoint.Port != 2222 || endpoint.Host != "2001:db8::7" || endpoint.HostKeys[0] != builders.HostKey("h") || len(object.Spec.Systems) != 2 {
+					t.Errorf("%+v", object.Spec)
+				}
+				if wantRoot := user == "root"; strings.Contains(text.Machine, "trusted-users") == wantRoot {
+					t.Errorf("for %q the machine's part says:\n%s", user, text.Machine)
+				}
+			}
+		}
+	}
+}
