@@ -24,6 +24,9 @@ func (c *checker) nix(ctx context.Context, r *report, known *knowledge, conn *ss
 		if c.full(ctx, r, known, conn, failure) {
 			return false
 		}
+		if failure.reason == ReasonNixNotFound {
+			failure.place = findProgram(ctx, t, conn)
+		}
 		r.fail(StepNixAvailable, failure.reason, messageNix(t, *failure))
 		return false
 	}
@@ -57,7 +60,7 @@ func (c *checker) hello(ctx context.Context, t *Target, conn *sshconn.Conn) (dae
 	if err != nil {
 		return daemon.Peer{}, notStarted(err)
 	}
-	stdio := &daemonStdio{Session: session, ctx: stepCtx}
+	stdio := &daemonStdio{Session: session, ctx: stepCtx, program: t.program("nix-daemon")}
 	client, err := daemon.NewClient(stepCtx, stdio, daemon.ClientOptions{})
 	if err != nil {
 		failure := stdio.explain(err)
@@ -139,6 +142,8 @@ type daemonStdio struct {
 	*sshconn.Session
 	ctx    context.Context
 	closed sync.Once
+	// program is how it was called.
+	program string
 
 	// Set by Close.
 	status sshconn.ExitStatus
@@ -211,7 +216,7 @@ func (s *daemonStdio) explain(err error) *nixFailure {
 	default:
 		f.text = lastWords(stderr)
 	}
-	f.reason = endReason(s.status, s.exited, stderr+"\n"+f.text)
+	f.reason = endReason(s.status, s.exited, s.program, stderr+"\n"+f.text)
 	if f.reason == "" {
 		f.reason = s.reason(err, preamble)
 	}

@@ -36,54 +36,6 @@ func (f nixFault) meet(t *testing.T) {
 	expectFailure(t, result, StepNixAvailable, f.wantReason, f.wantWords...)
 }
 
-// TestProgramFaults: nix-daemon is not there, or something stands before it.
-func TestProgramFaults(t *testing.T) {
-	t.Parallel()
-	tests := map[string]nixFault{
-		"bash": {
-			exec:       fail(127, "bash: line 1: nix-daemon: command not found\n"),
-			wantReason: ReasonNixNotFound, wantWords: []string{"spec.remoteProgram", "/nix/var/nix/profiles/default/bin", "PATH"},
-		},
-		"dash":    {exec: fail(127, "sh: 1: nix-daemon: not found\n"), wantReason: ReasonNixNotFound},
-		"zsh":     {exec: fail(127, "zsh:1: command not found: nix-daemon\n"), wantReason: ReasonNixNotFound},
-		"fish":    {exec: fail(127, "fish: Unknown command: nix-daemon\nfish: \nnix-daemon --stdio\n^~~~^\n"), wantReason: ReasonNixNotFound},
-		"mksh":    {exec: fail(127, "sh: nix-daemon: inaccessible or not found\n"), wantReason: ReasonNixNotFound},
-		"tcsh":    {exec: fail(1, "nix-daemon: Command not found.\n"), wantReason: ReasonNixNotFound},
-		"no text": {exec: fail(127, ""), wantReason: ReasonNixNotFound},
-		"wrong path": {
-			exec: fail(127, "bash: line 1: /opt/nix/bin/nix-daemon: No such file or directory\n"), program: "/opt/nix/bin/nix-daemon",
-			wantReason: ReasonNixNotFound, wantWords: []string{"no /opt/nix/bin/nix-daemon on the machine"},
-		},
-		"not executable": {
-			exec: fail(126, "bash: line 1: /p: Permission denied\n"), program: "/p",
-			wantReason: ReasonNixNotExecutable, wantWords: []string{"/p may not be executed by nixt"},
-		},
-		"not executable, tcsh": {exec: fail(1, "/p: Permission denied.\n"), wantReason: ReasonNixNotExecutable},
-		"nologin": {
-			exec: func(_ string, stdio sshtest.Stdio) int {
-				_, _ = io.WriteString(stdio.Stdout, "This account is currently not available.\n")
-				return 1
-			},
-			wantReason: ReasonLoginDisabled, wantWords: []string{"/bin/sh"},
-		},
-		"false": {exec: fail(1, ""), wantReason: ReasonLoginDisabled, wantWords: []string{"without a word", "/bin/sh"}},
-		"forced command for ssh://": {
-			exec:       fail(1, "error: protocol mismatch\n"),
-			wantReason: ReasonNotNixProtocol, wantWords: []string{"have it run nix-daemon --stdio"},
-		},
-		"login shell prints": {
-			exec: func(command string, stdio sshtest.Stdio) int {
-				_, _ = io.WriteString(stdio.Stdout, "Welcome to builder 7\n")
-				return hang(command, stdio)
-			},
-			wantReason: ReasonLoginShellPrints, wantWords: []string{"\"Welcome to builder 7\""},
-		},
-	}
-	for name, tc := range tests {
-		t.Run(name, tc.meet)
-	}
-}
-
 // TestDaemonFaults: nix-daemon starts, and does not do what it should.
 func TestDaemonFaults(t *testing.T) {
 	t.Parallel()

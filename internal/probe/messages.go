@@ -176,6 +176,7 @@ type nixFailure struct {
 	reason Reason
 	status string // how the program ended, in words
 	text   string // of the builder
+	place  place  // of a program that is not where it is looked for
 }
 
 func messageNix(t *Target, f nixFailure) string {
@@ -238,16 +239,6 @@ func forcedNote(t *Target) string {
 // trustLine is what makes a user trusted, and with that allowed.
 func trustLine(t *Target) string {
 	return fmt.Sprintf("put the line \"trusted-users = root %s\" into /etc/nix/nix.conf there and restart nix-daemon", t.User)
-}
-
-func notFound(t *Target, f nixFailure) string {
-	if t.RemoteProgram != "" {
-		return fmt.Sprintf("there is no %s on the machine (%s, it says %s); correct spec.remoteProgram",
-			t.RemoteProgram, f.status, quoted(f.text, "nothing"))
-	}
-	return fmt.Sprintf("nix-daemon is not on the PATH of %s's non-interactive shell (%s, it says %s); set spec.remoteProgram to its path, "+
-		"often /nix/var/nix/profiles/default/bin/nix-daemon, or add that directory to PATH (macOS: in /etc/zshenv)",
-		t.User, f.status, quoted(f.text, "nothing"))
 }
 
 // program is the path by which a program of Nix is started.

@@ -52,16 +52,27 @@ func shellSayings() []saying {
 		{[]string{"command not found"}, ReasonNixNotFound},
 		{[]string{"unknown command"}, ReasonNixNotFound},
 		{[]string{": not found"}, ReasonNixNotFound},
+		{[]string{"executable file not found"}, ReasonNixNotFound},             // elvish
+		{[]string{"command", "not found"}, ReasonNixNotFound},                  // nushell
+		{[]string{"not recognized as", "name of a cmdlet"}, ReasonNixNotFound}, // PowerShell
 		{[]string{"permission denied"}, ReasonNixNotExecutable},
 	}
 }
 
 // endReason tells why a program ended: by its exit status, and where that is the
-// same for many causes (tcsh and nologin end with 1), by its words. It is empty
-// where neither says anything.
-func endReason(status sshconn.ExitStatus, exited bool, said string) Reason {
+// same for many causes (tcsh and nologin end with 1), by its words. program is how it
+// was called. It is empty where neither says anything.
+func endReason(status sshconn.ExitStatus, exited bool, program, said string) Reason {
 	if !exited || status.Success() {
 		return ""
+	}
+	// Both look like a program that is missing, to those who go by the status: the
+	// dynamic linker's own, and bash's for a program whose interpreter is missing.
+	switch lower := strings.ToLower(said); {
+	case strings.Contains(lower, "error while loading shared libraries"), strings.Contains(lower, "symbol not found"), strings.Contains(lower, "library not loaded"):
+		return ReasonDaemonExited
+	case strings.Contains(lower, "required file not found"), strings.Contains(lower, "bad interpreter"):
+		return ReasonNixNotExecutable
 	}
 	switch status.Code {
 	case exitNotFound:
@@ -72,11 +83,15 @@ func endReason(status sshconn.ExitStatus, exited bool, said string) Reason {
 	if reason := reasonInWords(said); reason != "" {
 		return reason
 	}
-	said = strings.ToLower(said)
+	lower := strings.ToLower(said)
 	for _, saying := range shellSayings() {
-		if saying.in(said) {
+		if saying.in(lower) {
 			return saying.reason
 		}
+	}
+	if strings.HasPrefix(said, program+": ") && !strings.Contains(lower, "error") {
+		// tcsh in another language than English. Nix itself begins with "error:".
+		return ReasonNixNotFound
 	}
 	return ""
 }
