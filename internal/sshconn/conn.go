@@ -92,6 +92,14 @@ func (c *Conn) end(cause error) {
 	_ = c.client.Close()
 }
 
+// ending tells whether the transport has ended or is being ended from here: writing may
+// fail of that before reading does.
+func (c *Conn) ending() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause != nil || c.watch.seen().readErr != nil
+}
+
 // Done is closed when the connection has ended for whatever reason.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 

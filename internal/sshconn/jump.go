@@ -163,7 +163,7 @@ func (t *tunnel) pumpOut() {
 // why says that it was the jump host's connection that ended, where it was. The end of
 // the other connection, seen from the jump host, stays what it is.
 func (t *tunnel) why(err error) error {
-	if t.jump.watch.seen().readErr == nil {
+	if !t.jump.ending() {
 		return err
 	}
 	return atJumpHost(t.jump.lost(err))

@@ -204,7 +204,7 @@ func (s *Session) pumpIn() {
 // streamError makes a stream's end say why, where the connection was lost. A clean
 // end stays nil.
 func (s *Session) streamError(err error) error {
-	if s.conn.watch.seen().readErr != nil {
+	if s.conn.ending() {
 		return s.conn.lost(err)
 	}
 	return err
@@ -293,7 +293,7 @@ func (s *Session) Wait(ctx context.Context) (ExitStatus, error) {
 			return ExitStatus{Missing: true}, context.Cause(ctx)
 		}
 	}
-	if s.status.Missing && s.conn.watch.seen().readErr != nil {
+	if s.status.Missing && s.conn.ending() {
 		return s.status, s.conn.lost(io.ErrUnexpectedEOF)
 	}
 	return s.status, nil
