@@ -79,7 +79,7 @@ func TestHandshakeFaults(t *testing.T) {
 	tests := map[string]sshFault{
 		"hangs up": {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultHangUp},
-			wantStep: StepReachable, wantReason: ReasonTurnedAway, wantWords: []string{"MaxStartups", "PerSourcePenalties"},
+			wantStep: StepReachable, wantReason: ReasonTurnedAway, wantWords: []string{"MaxStartups", "PerSourcePenalty"},
 		},
 		"silent": {
 			behavior: sshtest.Behavior{Fault: sshtest.FaultSilent}, slow: true, spoken: true,
