@@ -271,7 +271,7 @@ func (r *run) expectUndelayed(t *testing.T, rest []moment) {
 			t.Errorf("%d probes at rest, %d now", len(before), len(after))
 			continue
 		}
-		for _, q := range []float64{0.5, 0.99} {
+		for _, q := range []float64{0.5, 0.99, 0.999} {
 			if delay := quantile(after, q) - quantile(before, q); delay > allowance {
 				t.Errorf("%g %% of the probes: the last one %s %v later than at rest", 100*q, name, delay)
 			}
