@@ -72,7 +72,9 @@ func (s *scope) lastProbe() *v1alpha1.LastProbe {
 			Name: endpoint.Name, Steps: s.probedSteps(endpoint, result),
 		})
 	}
-	answer.CompletionTime = *atSecond(ended)
+	if !ended.IsZero() {
+		answer.CompletionTime = *atSecond(ended)
+	}
 	return answer
 }
 
