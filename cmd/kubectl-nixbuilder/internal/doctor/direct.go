@@ -30,7 +30,8 @@ func Probe(ctx context.Context, l Lines, progress Progress) (*Report, error) {
 	// user does.
 	opts := probe.Options{Dial: sshconn.NewDialer(nil)}
 	count := &counter{progress: progress, all: len(spots), started: time.Now()}
-	defer progress.Clear()
+	stop := count.start()
+	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for i := range spots {
@@ -58,10 +59,38 @@ type counter struct {
 	done int
 }
 
+// start shows the number every second, until what it returns is called.
+func (c *counter) start() (stop func()) {
+	ended := make(chan struct{})
+	var showing sync.WaitGroup
+	showing.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			c.show()
+			select {
+			case <-ended:
+				return
+			case <-ticker.C:
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		showing.Wait()
+		c.progress.Clear()
+	}
+}
+
 func (c *counter) add() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done++
+}
+
+func (c *counter) show() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.progress.Show(fmt.Sprintf("probed %d of %d machines (%s)", c.done, c.all, time.Since(c.started).Round(time.Second)))
 }
 
