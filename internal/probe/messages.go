@@ -181,6 +181,10 @@ type nixFailure struct {
 
 func messageNix(t *Target, f nixFailure) string {
 	program := t.program("nix-daemon")
+	if f.reason == ReasonDaemonHungUp {
+		// Whether it is noticed in reading or in writing is by chance.
+		f.text, _, _ = strings.Cut(f.text, ": error:")
+	}
 	said := quoted(f.text, "nothing")
 	switch f.reason {
 	case ReasonNixNotFound:
