@@ -4,8 +4,6 @@
 package diagnosis
 
 import (
-	"context"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +54,7 @@ func (s *site) change(t *testing.T, key client.ObjectKey, change func(*v1alpha1.
 // A builder that is well costs no writes once its canary has been through, nor does
 // one with a system that stays refuted.
 func TestCanaryWritesNothingInSteadyState(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	for name, want := range map[string]seen{"steady-well": well, "steady-partial": partial} {
 		t.Run(name, func(t *testing.T) {
@@ -87,62 +86,26 @@ func TestCanaryWritesNothingInSteadyState(t *testing.T) {
 // However often there is a canary, a builder keeps one small path of it, whose name
 // is that of its contents, and nothing else; garbage collection takes that, too.
 func TestCanariesLeaveOneSmallPath(t *testing.T) {
+	t.Parallel()
 	const times = 20
-	if err := nixlab.Prerequisites(); err != nil {
-		t.Skip(err)
-	}
-	lab, err := nixlab.New(nixlab.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	s := &site{lab: lab}
+	s := newLab(t)
 	for _, version := range nixlab.Versions() {
 		for _, sandbox := range []string{"false", "true"} {
 			name := "leaves-" + strings.ReplaceAll(string(version), ".", "") + "-" + sandbox
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				builder := s.newBuilder(t, nixlab.BuilderOptions{Name: name, Version: version, NixConf: "sandbox = " + sandbox + "\nbuild-users-group = nixbld"})
+				target := s.targetAt(t, builder)
+				target.Canary = true
 				for range times {
-					oneCanary(t, lab, builder)
+					result, err := probe.Once(t.Context(), probe.Options{Dial: sshconn.NewDialer(nil)}, target)
+					if got := result.Outcome(probe.StepSystemsVerified); err != nil || got.Reason != probe.ReasonSystemsVerified {
+						t.Fatalf("%+v, %v", result, err)
+					}
 				}
 				expectNothingLeft(t, builder)
 			})
 		}
-	}
-}
-
-// oneCanary probes a builder with a prober that does not know it yet.
-func oneCanary(t *testing.T, lab *nixlab.Lab, builder *nixlab.Builder) {
-	t.Helper()
-	secret, err := os.ReadFile(lab.ClientKeyFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := probe.Key{Namespace: "ci", Name: "it"}
-	results := make(chan probe.Result, 1)
-	prober := probe.New(probe.Options{Dial: sshconn.NewDialer(nil), OnResult: func(_ probe.Key, result probe.Result) { results <- result }})
-	prober.Set(key, []probe.Target{{
-		Endpoint: "b", Host: builder.IP(), Port: builder.Port(), User: nixlab.TrustedUser, HostKeys: []string{builder.HostKey()},
-		Credentials: []probe.Credential{{Name: "key", PrivateKey: secret}}, Systems: []string{nixlab.System()}, Canary: true,
-	}})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- prober.Start(ctx) }()
-	select {
-	case result := <-results:
-		if got := result.Outcome(probe.StepSystemsVerified); got.Reason != probe.ReasonSystemsVerified {
-			t.Errorf("%+v", result)
-		}
-	case <-time.After(patience):
-		t.Error("no result")
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 
