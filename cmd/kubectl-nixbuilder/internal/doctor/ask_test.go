@@ -191,6 +191,27 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// Without a usable Secret there is nothing to probe with, which is not to be well.
+func TestNotProbed(t *testing.T) {
+	t.Parallel()
+	object := linux("linux")
+	object.Status.LastProbe = &v1alpha1.LastProbe{Steps: []v1alpha1.ProbedStep{
+		{Type: "CredentialsValid", Status: "False", Reason: "SecretNotFound", Message: "make the Secret"},
+	}}
+	want := `ci/linux  SOMETHING IS WRONG
+  CredentialsValid  WRONG               SecretNotFound
+    make the Secret
+  a (linux.example:22)  not found out
+    not probed, because of what is wrong above
+`
+	var out bytes.Buffer
+	report := Report{Builders: []Builder{FromStatus(&object, nil, time.Now())}}
+	report.Print(show.New(&out, os.Getenv), false)
+	if diff := cmp.Diff(want, out.String()); diff != "" || report.Finding() != Wrong {
+		t.Errorf("%s (-want +got):\n%s", report.Finding(), diff)
+	}
+}
+
 func TestPrint(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC)

@@ -149,8 +149,12 @@ func FromStatus(builder *v1alpha1.NixBuilder, verdicts []machines.Verdict, now t
 				m.Cordon.Until = &cordon.Until.Time
 			}
 		}
-		if len(m.Steps) == 0 && ofSteps(b.Steps) != Wrong {
-			m.Problem = "the operator did not probe it: it was added meanwhile"
+		switch {
+		case len(m.Steps) > 0:
+		case ofSteps(b.Steps) == Wrong:
+			m.Problem = "not probed, because of what is wrong above"
+		default:
+			m.Problem = "not probed: it was added meanwhile"
 		}
 		for _, v := range verdicts {
 			if v.Builder == builder.Name && v.Endpoint == endpoint.Name {
