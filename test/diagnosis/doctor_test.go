@@ -91,7 +91,11 @@ func (s *site) consultDoctor(p *patient, c cause, got finding) {
 	if c.fromHere != "" {
 		reason = c.fromHere
 	}
-	report = p.doctor(want, p.fromHere()...)
+	here, ok := p.fromHere()
+	if !ok {
+		return
+	}
+	report = p.doctor(want, here...)
 	if step, _ := report.step(want.condition); step.Status != string(want.status) || step.Reason != reason {
 		p.Errorf("doctor says from here of %s: %+v, not %s %s", want.condition, step, want.status, reason)
 	}
@@ -105,15 +109,18 @@ func fromHereConditions() []string {
 	}
 }
 
-// fromHere describes the patient on a command line.
-func (p *patient) fromHere() []string {
+// fromHere describes the patient on a command line, which has no words for jump hosts.
+func (p *patient) fromHere() (args []string, ok bool) {
 	p.Helper()
 	var object v1alpha1.NixBuilder
 	p.must(p.site.Get(p.Context(), p.key(), &object))
+	if object.Spec.ProxyJump != nil {
+		return nil, false
+	}
 	endpoint := object.Spec.Endpoints[0]
-	args := []string{
+	args = []string{
 		"--uri", fmt.Sprintf("ssh-ng://%s@%s:%d", object.Spec.User, endpoint.Host, endpoint.Port),
-		"--identity", p.site.lab.ClientKeyFile(), "--step-timeout", fmt.Sprintf("%ds", patientTimeout),
+		"--identity", p.site.lab.ClientKeyFile(), "--step-timeout", fmt.Sprintf("%ds", object.Spec.Probe.TimeoutSeconds),
 	}
 	keys := endpoint.HostKeys
 	if status := object.Status.Endpoint(endpoint.Name); len(keys) == 0 && status != nil {
@@ -125,7 +132,7 @@ func (p *patient) fromHere() []string {
 	if object.Spec.RemoteProgram != "" {
 		args = append(args, "--remote-program", object.Spec.RemoteProgram)
 	}
-	return args
+	return args, true
 }
 
 // doctor runs the tool and returns what it says. Its exit status says whether anything

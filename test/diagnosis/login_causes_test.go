@@ -160,9 +160,11 @@ func unansweredCauses() []cause {
 			mend:    "See in sshd's log why; raise `LoginGraceTime` or `MaxAuthTries` in sshd_config.",
 			prepare: func(p *patient) {
 				slowDirectory(p)
-				p.run("sed -i 's/^cat/sleep 1.2; cat/' /opt/keys")
+				p.run("sed -i 's/^cat/sleep 3; cat/' /opt/keys")
 			},
+			// sshd adds up to four seconds to that, so that nobody can tell when it is over.
 			breaks: func(p *patient) { p.sshd(append(askDirectory(), "LoginGraceTime 1")...) },
+			spec:   func(spec *v1alpha1.NixBuilderSpec) { spec.Probe.IntervalSeconds, spec.Probe.TimeoutSeconds = 10, 10 },
 			want: diagnosis{
 				condition: v1alpha1.ConditionAuthenticated, reason: "LoginDropped", words: []string{"LoginGraceTime", "look at its log"},
 			},
