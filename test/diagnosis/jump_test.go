@@ -27,7 +27,8 @@ const (
 	farInside  = "127.77.0.2"
 	// jumpUser may forward connections on the jump host, and has no shell there.
 	jumpUser = nixlab.UntrustedUser
-	jumpKeys = "/etc/ssh/lab_authorized_keys"
+	// jumpKeys are the keys that it takes, where they outlast a restart.
+	jumpKeys = "/nix/jump_keys"
 )
 
 // farSite is behind a jump host: a network of its own with the jump host and the machine.
@@ -66,7 +67,8 @@ func (f *farSite) prepare(p *patient) {
 	}
 	f.jump = p.site.newBuilder(p.T, nixlab.BuilderOptions{
 		Name: p.namespace + "-jump", Namespace: f.network.Path(), Address: jumpInside,
-		SSHDConfig: "AllowTcpForwarding local\nForceCommand /usr/sbin/nologin\nPermitTTY no",
+		SSHDConfig: "AllowTcpForwarding local\nForceCommand /usr/sbin/nologin\nPermitTTY no\nMatch User " + jumpUser +
+			"\nAuthorizedKeysFile none\nAuthorizedKeysCommandUser root\nAuthorizedKeysCommand /bin/cat " + jumpKeys,
 	})
 	// Names are looked up there, in a file.
 	run(p.T, f.jump, "echo 'hosts: files' >/etc/nsswitch.conf")
