@@ -384,14 +384,3 @@ func TestLongNames(t *testing.T) {
 		})
 	}
 }
-
-func TestOldKubernetes(t *testing.T) {
-	t.Parallel()
-	_, stderr, err := tools.Run(t, "helm", "template", Release, tools.Chart(), "--kube-version", "1.28.9")
-	if err == nil || !strings.Contains(stderr, ">=1.29.0-0") {
-		t.Errorf("helm template for 1.28: %v, %s, want it to name what is required", err, stderr)
-	}
-	if _, stderr, err := tools.Run(t, "helm", "template", Release, tools.Chart(), "--kube-version", "v1.29.0-vendor.1"); err != nil {
-		t.Errorf("helm template for a vendor's 1.29: %v, %s", err, stderr)
-	}
-}
