@@ -26,11 +26,7 @@ import (
 
 // buildPlugin compiles the plugin once for all specs.
 var buildPlugin = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "plugin-")
-	if err != nil {
-		return "", err
-	}
-	program := filepath.Join(dir, "kubectl-nixbuilder")
+	program := filepath.Join(scratch, "kubectl-nixbuilder")
 	build := exec.Command("go", "build", "-o", program, "./cmd/kubectl-nixbuilder")
 	build.Dir = filepath.Join("..", "..", "..")
 	// The flags of `make build`, so that both share what they compile.

@@ -35,10 +35,13 @@ var (
 	scheme      *runtime.Scheme
 	// apiServer is the administrator's client. It has no cache.
 	apiServer client.WithWatch
+	// scratch is a directory that goes with the suite.
+	scratch string
 )
 
 func TestControllers(t *testing.T) {
 	ctrl.SetLogger(GinkgoLogr)
+	scratch = t.TempDir()
 	environment = envtest.ForTest(t, envtest.Options{AuditLog: filepath.Join(t.TempDir(), "audit.log")})
 	var err error
 	if scheme, err = controllers.Scheme(); err != nil {
