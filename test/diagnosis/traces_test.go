@@ -98,23 +98,31 @@ func TestProbesLeaveNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	idle := look(t, builder).Processes
 	probeTimes(t, lab, builder, 2) // what the first ones make is there for good
-	before, lines := look(t, builder), len(strings.Split(builder.Logs(), "\n"))
+	before := lookUntil(t, builder, func(now traces) string { return cmp.Diff(idle, now.Processes) })
+	lines := strings.Count(builder.Logs(), "\n")
 
 	took := probeTimes(t, lab, builder, *probesFlag)
 
-	lines = len(strings.Split(builder.Logs(), "\n")) - lines
+	lines = strings.Count(builder.Logs(), "\n") - lines
 	each := float64(lines) / float64(*probesFlag)
 	t.Logf("%d probes in %.1fs, %.0f ms each; %.1f lines of log each", *probesFlag, took.Seconds(), 1000*took.Seconds()/float64(*probesFlag), each)
 	if each > mostLogLines {
 		t.Errorf("%.1f lines of log for each probe", each)
 	}
-	deadline := time.Now().Add(soon) // processes may take a moment to end
+	lookUntil(t, builder, func(now traces) string { return cmp.Diff(before, now) })
+}
+
+// lookUntil looks until there is no difference: processes may take a moment to end.
+func lookUntil(t *testing.T, b *nixlab.Builder, differs func(traces) string) traces {
+	t.Helper()
+	deadline := time.Now().Add(soon)
 	for {
-		after := look(t, builder)
-		diff := cmp.Diff(before, after)
+		now := look(t, b)
+		diff := differs(now)
 		if diff == "" {
-			break
+			return now
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("on the builder (-before +after):\n%s", diff)
