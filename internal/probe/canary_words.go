@@ -73,6 +73,11 @@ func transientSayings() []string {
 func judge(system, program, message string) canaryVerdict {
 	said := strings.ToLower(withoutColours(message))
 	verdict := canaryVerdict{system: system, status: StatusFalse, text: plainWords(message)}
+	if i := strings.Index(verdict.text, "executing '"); i >= 0 {
+		// What was to be the build and Nix itself write the line before at the same
+		// time, and each time it is another mixture.
+		verdict.text = verdict.text[i:]
+	}
 	for _, words := range transientSayings() {
 		if strings.Contains(said, words) {
 			return inconclusive(system, quoted(verdict.text, "nothing"))

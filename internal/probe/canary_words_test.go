@@ -132,3 +132,15 @@ func TestMessageCanary(t *testing.T) {
 		}
 	}
 }
+
+// What two processes write at the same time does not get into messages.
+func TestJudgeDropsWhatVaries(t *testing.T) {
+	t.Parallel()
+	const end = "executing '/nix/store/1zkpshj5zj6p4npk30l4wjhvdypjl2a7-nix-builder-canary': Exec format error"
+	want := judge("aarch64-linux", "x", "builder failed\n> error: "+end)
+	for _, before := range []string{"Error Error s ", "error: Error: ", ""} {
+		if got := judge("aarch64-linux", "x", "builder failed\n> "+before+end); got != want || got.cause != causeEmulation {
+			t.Errorf("%q: got %+v, want %+v", before, got, want)
+		}
+	}
+}

@@ -82,12 +82,13 @@ func (f *fitness) readings(m *measurement) [gaugeCount]reading {
 			least: float64(t.MinFreeBytes) / 64, name: "the room in its store",
 			telling: func(told float64) string {
 				limit := float64(t.MinFreeBytes)
+				least := told <= limit/64
 				few := "only about"
-				if told <= limit/64 {
+				if least {
 					few = "less than"
 				}
 				return fmt.Sprintf("the file system of /nix/store has %s %s free (threshold: %s; the machine is used again from %s on)",
-					few, size(told), size(limit), size((1+betterBy)*limit))
+					few, size(told, !least), size(limit, false), size((1+betterBy)*limit, false))
 			},
 		},
 		gaugeLoad: {
@@ -182,14 +183,19 @@ func restoredFitness(t *Target, kept *Snapshot) fitness {
 	return f
 }
 
-// size shows a number of bytes in the unit that suits it.
-func size(n float64) string {
+// size shows a number of bytes in the unit that suits it, roughly with one digit only.
+func size(n float64, roughly bool) string {
 	for _, unit := range []struct {
 		size float64
 		name string
 	}{{1 << 40, "TiB"}, {1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
 		if n >= unit.size {
-			return strings.TrimSuffix(fmt.Sprintf("%.1f", n/unit.size), ".0") + " " + unit.name
+			value := n / unit.size
+			if roughly {
+				digit := math.Pow(10, math.Floor(math.Log10(value)))
+				value = math.Round(value/digit) * digit
+			}
+			return strings.TrimSuffix(fmt.Sprintf("%.1f", value), ".0") + " " + unit.name
 		}
 	}
 	return fmt.Sprintf("%.0f bytes", n)

@@ -21,9 +21,9 @@ import (
 const machineCommand = `/bin/sh -c 'PATH="$PATH:/run/current-system/sw/bin:/usr/bin:/bin:/usr/sbin:/sbin"; LC_ALL=C; export PATH LC_ALL; set -f; exec 2>/dev/null; ` +
 	`echo ` + machineBegin + `; ` +
 	`echo clock $(date +%s); ` +
-	`echo load $(cat /proc/loadavg || sysctl -n vm.loadavg); ` +
+	`read l </proc/loadavg || l=$(sysctl -n vm.loadavg); echo load $l; ` +
 	`echo processors $(getconf _NPROCESSORS_ONLN || nproc || sysctl -n hw.ncpu); ` +
-	`for p in cpu memory io; do echo $p $(cat /proc/pressure/$p); done; ` +
+	`for p in cpu memory io; do l=; read l </proc/pressure/$p; echo $p $l; done; ` +
 	`echo store $(df -Pk /nix/store); ` +
 	`echo ` + machineEnd + `'`
 

@@ -256,3 +256,28 @@ func TestFullDiskExplainsDaemonsFailure(t *testing.T) {
 		})
 	}
 }
+
+func TestSize(t *testing.T) {
+	t.Parallel()
+	tests := map[float64]struct{ exactly, roughly string }{
+		0:                  {"0 bytes", "0 bytes"},
+		1000:               {"1000 bytes", "1000 bytes"},
+		1 << 10:            {"1 KiB", "1 KiB"},
+		8.9 * (1 << 20):    {"8.9 MiB", "9 MiB"},
+		943 * (1 << 20):    {"943 MiB", "900 MiB"},
+		1.2 * (1 << 30):    {"1.2 GiB", "1 GiB"},
+		150 * (1 << 30):    {"150 GiB", "200 GiB"},
+		2.25 * (1 << 40):   {"2.2 TiB", "2 TiB"},
+		123456 * (1 << 40): {"123456 TiB", "100000 TiB"},
+	}
+	for n, tc := range tests {
+		if exactly, roughly := size(n, false), size(n, true); exactly != tc.exactly || roughly != tc.roughly {
+			t.Errorf("%g: got %q and %q, want %+v", n, exactly, roughly, tc)
+		}
+	}
+	for seconds, want := range map[float64]string{60: "60 seconds", 300: "5 minutes", 10800: "3 hours", 1e6: "12 days"} {
+		if got := span(seconds); got != want {
+			t.Errorf("%g: got %q, want %q", seconds, got, want)
+		}
+	}
+}
