@@ -22,7 +22,7 @@ import (
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
-var probesFlag = flag.Int("probes", 100, "how many probes TestProbesLeaveNothing makes of a builder")
+var probesFlag = flag.Int("probes", 60, "how many probes TestProbesLeaveNothing makes of a builder")
 
 const (
 	// requestEvery is after how many probes one is requested, which asks the builder
