@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// measureRetry is when a machine is asked again that cannot be measured. Another
-	// shell or command for the user is all that changes that.
+	// measureRetry is when a machine is asked again that could not be measured
+	// maxUnread times. Another shell or command for the user is all that changes that.
 	measureRetry = 10 * time.Minute
-	// maxUnread is how many probes in a row may fail to read what took a machine out
-	// of use, until that is forgotten: one that is overloaded may be too slow to say
-	// so, and one that cannot be measured any more must not stay out for ever.
+	// maxUnread is how many probes in a row have to fail to read a figure until what
+	// was known of it is forgotten: a machine that is overloaded may be too slow to
+	// say so, and one that cannot be measured any more must not stay out for ever.
 	maxUnread = 3
 	// almostNothing is so little room that nix-daemon fails for want of it.
 	almostNothing = 4 << 20
@@ -41,14 +41,25 @@ func (c *checker) machine(ctx context.Context, r *report, known *knowledge, conn
 		return true
 	}
 	m, ok := measure(ctx, t, conn)
+	if ctx.Err() != nil {
+		return false // It is our doing that there is no answer.
+	}
 	m.enter(&r.facts)
+	if ok {
+		fit.silent = 0
+	} else if fit.silent++; fit.silent >= maxUnread {
+		fit.mute, fit.last = now.Add(measureRetry), Outcome{}
+	}
+	defer func() { fit.last = r.outcomes[len(r.outcomes)-1] }()
 	reason, what := fit.judge(&m)
 	switch {
 	case reason == ReasonDiskPressure || reason == ReasonOverloaded:
 		r.fail(StepMachineFit, reason, messageMachine(t, reason, what))
 		return false
+	case !ok && fit.last.Reason != "":
+		// Too busy to answer once; nothing else is known to have changed.
+		r.add(StepMachineFit, fit.last.Status, fit.last.Reason, fit.last.Message)
 	case !ok:
-		fit.mute = now.Add(measureRetry)
 		r.unknown(StepMachineFit, ReasonMachineNotMeasured, messageMachine(t, ReasonMachineNotMeasured, nil))
 	case reason == ReasonClockSkewed:
 		r.fail(StepMachineFit, reason, messageMachine(t, reason, what))

@@ -20,8 +20,12 @@ type fitness struct {
 	// thresholds are those that the rest is about.
 	thresholds Thresholds
 	gauges     [gaugeCount]gauge
-	// mute is until when the machine is not asked, since it did not answer.
-	mute time.Time
+	// last is the outcome of the last probe.
+	last Outcome
+	// silent is how many times in a row there was no answer, and mute until when the
+	// machine is not asked because of that.
+	silent int
+	mute   time.Time
 }
 
 // The gauges, in the order in which they are told.

@@ -4,6 +4,7 @@
 package probe
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -205,6 +206,42 @@ func TestMachineThatDoesNotAnswerAnyMore(t *testing.T) {
 	m.asked.Store(0)
 	if result, _ := probeAgain(t, m.target, known); result.Outcome(StepMachineFit).Status != StatusTrue || m.asked.Load() != 0 {
 		t.Errorf("without thresholds: %+v, asked %d times", result.Outcome(StepMachineFit), m.asked.Load())
+	}
+}
+
+// A machine that is well and does not answer is not well for ever.
+func TestMachineThatIsTooBusyToAnswer(t *testing.T) {
+	t.Parallel()
+	m := newMeasured(t, Thresholds{MinFreeBytes: 1 << 30, MaxClockSkew: time.Minute})
+	known := knowledge{}
+	for i, step := range []struct {
+		text string
+		want Reason
+	}{
+		{machineOutput(time.Now().Unix()), ReasonMachineFit},
+		{"", ReasonMachineFit},
+		{"sh: fork: retry", ReasonMachineFit},
+		{machineOutput(7), ReasonClockSkewed},
+		{"", ReasonClockSkewed},
+		{"", ReasonClockSkewed},
+		{"", ReasonMachineNotMeasured},
+	} {
+		m.print(step.text)
+		var result Result
+		result, known = probeAgain(t, m.target, known)
+		if got := result.Outcome(StepMachineFit); got.Reason != step.want {
+			t.Errorf("probe %d: got %+v, want %s", i, got, step.want)
+		}
+	}
+	// A probe that is given up says nothing about the machine.
+	known = knowledge{}
+	ctx, cancel := context.WithCancel(t.Context())
+	m.nix.commands["/bin/sh -c "] = func(string, sshtest.Stdio) int {
+		cancel()
+		return 1
+	}
+	if _, after, err := testChecker().check(ctx, &m.target, known); err == nil || after.fitness.silent > 0 {
+		t.Errorf("given up: %v, %+v", err, after.fitness)
 	}
 }
 
