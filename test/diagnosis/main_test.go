@@ -62,6 +62,9 @@ func newSite(t *testing.T) *site {
 // startSite completes a site.
 func startSite(t *testing.T, s *site) *site {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
 	if err := nixlab.Prerequisites(); err != nil {
 		t.Skip(err)
 	}
