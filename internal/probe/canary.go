@@ -14,10 +14,10 @@ import (
 )
 
 // Canaries are real builds, one for each system of an endpoint that asks for them, and
-// some more for features (see canary_features.go). They happen within a probe, but in few of them: the first one, the next one after a
-// change of systems or of Nix, or after a failure of another step, and else once per
-// canaryInterval. One that does not pass is repeated sooner, since it takes systems
-// out of use.
+// some more for features (see canary_features.go). They happen within a probe, but in
+// few of them: the first one, the next one after a change of systems, of features or of
+// Nix, or after a failure of another step, and else once per canaryInterval. One that
+// does not pass is repeated sooner, since it takes systems out of use.
 const (
 	// canaryInterval is the time between two canaries, varied as probes are.
 	canaryInterval = time.Hour
@@ -96,8 +96,8 @@ func (c *canaries) verdict(system string) canaryVerdict {
 	return inconclusive(system, "it has not been tried yet")
 }
 
-// update takes in the verdicts of a canary, of which those of features are in. One that shows nothing does not clear a
-// system that was refuted before.
+// update takes in the verdicts of a canary, of which those of features are in. One that
+// shows nothing does not clear a system that was refuted before.
 func (c *canaries) update(verdicts []canaryVerdict, nixVersion string, now time.Time, random float64) {
 	passed := len(c.featuresWith(StatusFalse)) == 0
 	for i, verdict := range verdicts {
@@ -133,6 +133,7 @@ func (c *checker) canary(ctx context.Context, r *report, known *knowledge, conn 
 			known.canaries.update(verdicts, r.facts.NixVersion, now, c.random())
 		}
 	}
+	known.canaries.only(features)
 	verdicts := make([]canaryVerdict, len(systems))
 	for i, system := range systems {
 		verdicts[i] = known.canaries.verdict(system)

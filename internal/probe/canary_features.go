@@ -115,6 +115,14 @@ func (c *canaries) updateFeatures(verdicts []featureVerdict) {
 	}
 }
 
+// only forgets features that are not asked for any more: nobody declares them now, or
+// the builder does not offer them.
+func (c *canaries) only(features []string) {
+	c.features = slices.DeleteFunc(slices.Clone(c.features), func(v featureVerdict) bool {
+		return !slices.Contains(features, v.feature)
+	})
+}
+
 // featuresWith lists features with a verdict.
 func (c *canaries) featuresWith(status Status) []string {
 	var found []string

@@ -152,7 +152,7 @@ func TestCanaryOfFeatures(t *testing.T) {
 }
 
 // What was refuted is tried again soon and comes back; what shows nothing changes
-// nothing; other features are tried at once.
+// nothing; other features are tried at once, and those that nobody declares forgotten.
 func TestCanaryOfFeaturesAgain(t *testing.T) {
 	t.Parallel()
 	builder := &featured{has: []string{"big-parallel"}}
@@ -181,7 +181,15 @@ func TestCanaryOfFeaturesAgain(t *testing.T) {
 	expect(ReasonSystemsVerified)
 	target.Features = []string{"benchmark"}
 	expect(ReasonFeaturesRefuted, "benchmark")
-	target.Canary = false
+	target.Features = []string{"kvm", "benchmark"}
+	expect(ReasonFeaturesRefuted, "benchmark")
+	target.Features = []string{"kvm"} // as the message advises
+	builder.taken()
+	expect(ReasonSystemsVerified)
+	if built := builder.taken(); built != nil {
+		t.Errorf("one feature less takes builds that require %q", built)
+	}
+	target.Canary, target.Features = false, []string{"benchmark"}
 	expect(ReasonSystemsVerified)
 }
 

@@ -54,7 +54,11 @@ func (c *checker) machine(ctx context.Context, r *report, known *knowledge, conn
 	reason, what := fit.judge(&m)
 	switch {
 	case reason == ReasonDiskPressure || reason == ReasonOverloaded:
-		r.fail(StepMachineFit, reason, messageMachine(t, reason, what))
+		message := messageMachine(t, reason, what)
+		if !ok && fit.last.Reason == reason {
+			message = fit.last.Message
+		}
+		r.fail(StepMachineFit, reason, message)
 		return false
 	case !ok && fit.last.Reason != "":
 		// Too busy to answer once; nothing else is known to have changed.

@@ -46,7 +46,8 @@ type gauge struct {
 	// unread is for how many probes in a row that was not confirmed by a figure.
 	unread int
 	// told is the figure that messages were made from. It is kept while the true
-	// one is of the same order, so that messages do not vary.
+	// one is of the same order, so that messages do not vary. After a restart it is
+	// zero until there is a figure.
 	told float64
 }
 
@@ -125,8 +126,11 @@ func (f *fitness) judge(m *measurement) (Reason, []string) {
 		switch g := f.gauge(i); {
 		case reading.limit == 0:
 		case g.update(&reading):
-			reason := gaugeReason(i)
-			said[reason] = append(said[reason], reading.telling(g.told))
+			reason, words := gaugeReason(i), reading.name+" was beyond its threshold, and is not told any more"
+			if g.told > 0 {
+				words = reading.telling(g.told)
+			}
+			said[reason] = append(said[reason], words)
 		case !reading.known:
 			said[ReasonMachineNotMeasured] = append(said[ReasonMachineNotMeasured], reading.name)
 		}
@@ -180,9 +184,12 @@ func (g *gauge) update(r *reading) bool {
 // have one reason, so all of them count as passed: the next probe clears up.
 func restoredFitness(t *Target, kept *Snapshot) fitness {
 	f := fitness{thresholds: t.Thresholds}
-	reason := kept.Result.Outcome(StepMachineFit).Reason
+	outcome := kept.Result.Outcome(StepMachineFit)
 	for i := range f.gauges {
-		f.gauges[i].passed = reason == gaugeReason(i)
+		f.gauges[i].passed = outcome.Reason == gaugeReason(i)
+	}
+	if outcome.Status == StatusFalse {
+		f.last = outcome
 	}
 	return f
 }

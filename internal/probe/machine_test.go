@@ -259,6 +259,34 @@ func TestRestoredFitness(t *testing.T) {
 	}
 }
 
+// Until it is measured again, what was said of it before the restart stands.
+func TestRestoredFitnessWithoutFigures(t *testing.T) {
+	t.Parallel()
+	now := time.Now().Unix()
+	tests := map[string]struct {
+		text  string
+		words string
+	}{
+		"no answer": {"", "said before"},
+		"no pressure told": {
+			strings.NewReplacer("load 0.50", "load 12.40", "cpu some", "cpu").Replace(machineOutput(now)),
+			"load is about 310 % of its processors (threshold: 200 %); its pressure on a processor was beyond its threshold, and is not told any more",
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMeasured(t, allThresholds)
+			m.print(tc.text)
+			kept := restore(Snapshot{State: StateUnhealthy, Reason: ReasonOverloaded, Message: "said before"})
+			result, _ := probeAgain(t, m.target, knowledge{fitness: restoredFitness(&m.target, &kept)})
+			if got := result.Outcome(StepMachineFit); got.Reason != ReasonOverloaded || !strings.Contains(got.Message, tc.words) || strings.Contains(got.Message, " 0 %") {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
 // A daemon that fails on a full disk does not say so.
 func TestFullDiskExplainsDaemonsFailure(t *testing.T) {
 	t.Parallel()
