@@ -171,6 +171,7 @@ func TestWhatIsInstalled(t *testing.T) {
 			"ClusterRoleBinding//nix-builder-operator-metrics-auth",
 			crd,
 			"Deployment/nix-builder-operator/nix-builder-operator",
+			"Lease/nix-builder-operator/nix-builder-operator",
 			"Role/nix-builder-operator/nix-builder-operator-leader-election",
 			"RoleBinding/nix-builder-operator/nix-builder-operator-leader-election",
 			"Service/nix-builder-operator/nix-builder-operator-metrics",
@@ -181,6 +182,7 @@ func TestWhatIsInstalled(t *testing.T) {
 			"ClusterRole//nix-builder-operator-view",
 			crd,
 			"Deployment/nix-builder-operator/nix-builder-operator",
+			"Lease/nix-builder-operator/nix-builder-operator",
 			"NetworkPolicy/nix-builder-operator/nix-builder-operator",
 			"PodDisruptionBudget/nix-builder-operator/nix-builder-operator",
 			"PodMonitor/nix-builder-operator/nix-builder-operator-dispatchers",
@@ -192,7 +194,10 @@ func TestWhatIsInstalled(t *testing.T) {
 			"RoleBinding/nix-builder-operator/nix-builder-operator-leader-election",
 			"ServiceAccount/nix-builder-operator/nix-builder-operator",
 		}},
-		"bare": {values: bare, want: []string{"Deployment/nix-builder-operator/nix-builder-operator"}},
+		"bare": {values: bare, want: []string{
+			"Deployment/nix-builder-operator/nix-builder-operator",
+			"Lease/nix-builder-operator/nix-builder-operator",
+		}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

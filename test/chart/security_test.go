@@ -155,7 +155,7 @@ func TestUserRoles(t *testing.T) {
 		verbs    []string
 	}{
 		"view": {to: []string{"view", "edit", "admin"}, resource: []string{"nixbuilders", "nixbuilders/status"}, verbs: []string{"get", "list", "watch"}},
-		"edit": {to: []string{"edit", "admin"}, resource: []string{"nixbuilders"}, verbs: []string{"create", "delete", "deletecollection", "patch", "update"}},
+		"edit": {to: []string{"edit", "admin"}, resource: []string{"nixbuilders"}, verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
