@@ -7,6 +7,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -50,9 +51,14 @@ var sshPrograms = regexp.MustCompile(`^usr/(bin/(ssh|ssh-.*|scp|sftp|slogin)|s?b
 
 // AddClientImage makes an image with Nix and gives it to all nodes. Its
 // programs are those of a [nixlab.Client]. NIX_PATH has a <nixpkgs> with a
-// "hello" whose builds need nothing from outside.
+// "hello" whose builds need nothing from outside. Besides root there is a user
+// with the number 1000, whose home is /home/user.
 func (c *Cluster) AddClientImage(ctx context.Context, image ClientImage) error {
 	roots, err := nixlab.PrepareRootFS(ctx, c.progress, image.version())
+	if err != nil {
+		return err
+	}
+	users, err := os.ReadFile(filepath.Join(roots[0].Dir, "etc", "passwd"))
 	if err != nil {
 		return err
 	}
@@ -63,7 +69,7 @@ func (c *Cluster) AddClientImage(ctx context.Context, image ClientImage) error {
 	}
 	if err := writeImage(archive, image.Name(), config, func(l *layer) error {
 		skip := func(name string) bool {
-			return slices.Contains([]string{"etc/nix/nix.conf", "etc/nsswitch.conf", "nix-version", "dev", "proc", "sys"}, name) || !image.SSH && sshPrograms.MatchString(name)
+			return slices.Contains([]string{"etc/nix/nix.conf", "etc/nsswitch.conf", "etc/passwd", "nix-version", "dev", "proc", "sys"}, name) || !image.SSH && sshPrograms.MatchString(name)
 		}
 		if err := l.tree(roots[0].Dir, skip); err != nil {
 			return err
@@ -74,6 +80,11 @@ func (c *Cluster) AddClientImage(ctx context.Context, image ClientImage) error {
 			"etc/nix/nix.conf": "substituters =\nsandbox = false\nbuild-users-group =\n",
 			// Hosts of the lab know each other by address.
 			"etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+		}
+		// Nix asks who it is, and wants a home of that user's.
+		files["etc/passwd"] = string(users) + "user:x:1000:1000::/home/user:/bin/bash\n"
+		if err := l.directory("home/user", 1000); err != nil {
+			return err
 		}
 		for name, text := range files {
 			if err := l.data(name, 0o644, []byte(text)); err != nil {

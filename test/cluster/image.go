@@ -53,6 +53,11 @@ func (l *layer) data(name string, mode int64, data []byte) error {
 	return err
 }
 
+// directory adds one that belongs to a user.
+func (l *layer) directory(name string, user int) error {
+	return l.archive.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, Uid: user, Gid: user})
+}
+
 // tree adds all files below a directory of this machine but those that skip
 // names, by their paths in the image.
 func (l *layer) tree(root string, skip func(string) bool) error {

@@ -4,11 +4,13 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // namespaceKinds are the namespaces that a node or a container may have of
@@ -39,6 +41,33 @@ func eachProcess(f func(pid string)) error {
 		}
 	}
 	return nil
+}
+
+// SignalPod sends a signal to the processes of a pod that run the program,
+// whose file's name that is, on whatever node.
+func (c *Cluster) SignalPod(uid, program string, signal syscall.Signal) error {
+	var sent int
+	var failed error
+	err := eachProcess(func(pid string) {
+		groups, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
+		if err != nil || !strings.Contains(string(groups), "/pod"+uid+"/") {
+			return
+		}
+		line, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+		if first, _, _ := strings.Cut(string(line), "\x00"); err != nil || filepath.Base(first) != program {
+			return
+		}
+		number, err := strconv.Atoi(pid)
+		if err == nil {
+			err = syscall.Kill(number, signal)
+		}
+		failed = errors.Join(failed, err)
+		sent++
+	})
+	if err == nil && sent == 0 {
+		err = fmt.Errorf("no process of pod %s runs %s", uid, program)
+	}
+	return errors.Join(err, failed)
 }
 
 // outerPID finds the process that the node numbers so.

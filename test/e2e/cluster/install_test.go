@@ -33,7 +33,18 @@ func install(ctx context.Context, release, namespace string, more ...string) {
 		if strings.Contains(helm(ctx, "list", "--short", "--namespace", namespace), release) {
 			helm(ctx, "uninstall", release, "--namespace", namespace, "--wait")
 		}
+		// It stays by itself, and says of which release it is.
+		kubectl(ctx, "delete", "crd", "nixbuilders.nixbuilder.io", "--ignore-not-found")
 	})
+}
+
+// machines reads the ConfigMap that the operator writes for the pods of a
+// namespace.
+func machines(ctx context.Context, namespace string) *corev1.ConfigMap {
+	GinkgoHelper()
+	found := &corev1.ConfigMap{}
+	Expect(api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: machinesName}, found)).To(Succeed())
+	return found
 }
 
 // remains lists what is in a namespace besides what Kubernetes puts into every
@@ -66,7 +77,6 @@ func clusterWide(ctx context.Context, release string) string {
 var _ = Describe("Install", Ordered, func() {
 	const release = "nix-builder-operator"
 	var operator, team string
-	var machines corev1.ConfigMap
 
 	BeforeAll(func(ctx SpecContext) {
 		operator = namespace(ctx, "install-operator", "restricted")
@@ -89,8 +99,7 @@ var _ = Describe("Install", Ordered, func() {
 		nixBuilder(ctx, team, newer, newer.Host())
 		ready(ctx, team)
 		figure("from NixBuilder to Ready", time.Since(began))
-		Expect(api.Get(ctx, client.ObjectKey{Namespace: team, Name: machinesName}, &machines)).To(Succeed())
-		Expect(machines.Data["builders.json"]).To(ContainSubstring(newer.Host()))
+		Expect(machines(ctx, team).Data["builders.json"]).To(ContainSubstring(newer.Host()))
 	}, SpecTimeout(specTimeout))
 
 	It("upgrades to changed values", func(ctx SpecContext) {
@@ -103,33 +112,29 @@ var _ = Describe("Install", Ordered, func() {
 	}, SpecTimeout(specTimeout))
 
 	It("leaves CRDs, NixBuilders and their ConfigMaps when uninstalled, and nothing else", func(ctx SpecContext) {
+		before := machines(ctx, team)
 		helm(ctx, "uninstall", release, "--namespace", operator, "--wait")
 		Eventually(ctx, func() string { return remains(ctx, operator) }).WithTimeout(patience).WithPolling(pollInterval).Should(BeEmpty())
 		Expect(clusterWide(ctx, release)).To(Equal("customresourcedefinition.apiextensions.k8s.io/nixbuilders.nixbuilder.io"))
 		found := &v1alpha1.NixBuilderList{}
 		Expect(api.List(ctx, found, client.InNamespace(team))).To(Succeed())
 		Expect(found.Items).To(HaveLen(2))
-		after := &corev1.ConfigMap{}
-		Expect(api.Get(ctx, client.ObjectKey{Namespace: team, Name: machinesName}, after)).To(Succeed())
-		Expect(after.Data).To(Equal(machines.Data))
+		Expect(machines(ctx, team).Data).To(Equal(before.Data))
 	}, SpecTimeout(specTimeout))
 
 	It("takes them over under another release name", func(ctx SpecContext) {
-		// The CRD still says which release it is of; Helm has to be told.
+		// The CRD still says which release it is of, so Helm has to be told.
 		install(ctx, "another", operator, "--take-ownership")
 		ready(ctx, team)
 		Expect(api.Delete(ctx, &v1alpha1.NixBuilder{ObjectMeta: objectMeta(team, newer.Name())})).To(Succeed())
-		Eventually(ctx, func(g Gomega) {
-			after := &corev1.ConfigMap{}
-			g.Expect(api.Get(ctx, client.ObjectKey{Namespace: team, Name: machinesName}, after)).To(Succeed())
-			g.Expect(after.Data["builders.json"]).NotTo(ContainSubstring(newer.Host()))
-		}).WithTimeout(patience).WithPolling(pollInterval).Should(Succeed())
+		Eventually(ctx, func() string {
+			return machines(ctx, team).Data["builders.json"]
+		}).WithTimeout(patience).WithPolling(pollInterval).ShouldNot(ContainSubstring(newer.Host()))
 	}, SpecTimeout(specTimeout))
 
 	It("works with Roles alone for the namespaces it is to watch", func(ctx SpecContext) {
-		helm(ctx, "uninstall", "another", "--namespace", operator, "--wait")
 		watched := namespace(ctx, "install-watched", "restricted")
-		install(ctx, release, operator, "--take-ownership", "--set", "watchNamespaces={"+watched+"}")
+		install(ctx, release, operator, "--set", "watchNamespaces={"+watched+"}")
 		Expect(kubectl(ctx, "get", "clusterroles", "-l", "app.kubernetes.io/instance="+release, "-o", "jsonpath={.items[*].aggregationRule}")).To(BeEmpty())
 		Expect(kubectl(ctx, "get", "clusterrolebindings", "-l", "app.kubernetes.io/instance="+release, "-o", "name")).To(BeEmpty())
 		for _, name := range []string{watched, "install-unwatched"} {

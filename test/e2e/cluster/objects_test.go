@@ -116,7 +116,7 @@ func phase(ctx context.Context, pod *corev1.Pod, wanted ...corev1.PodPhase) {
 	Eventually(ctx, func(g Gomega) {
 		g.Expect(api.Get(ctx, client.ObjectKeyFromObject(pod), pod)).To(Succeed())
 		g.Expect(pod.Status.Phase).To(BeElementOf(wanted))
-	}).WithTimeout(2 * patience).WithPolling(pollInterval).Should(Succeed())
+	}).WithTimeout(4 * patience).WithPolling(pollInterval).Should(Succeed())
 }
 
 // logs returns what all containers of a pod wrote, each line with its

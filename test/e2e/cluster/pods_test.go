@@ -39,7 +39,7 @@ func withStore(pod *corev1.Pod) {
 	}
 }
 
-var _ = Describe("Pods", Ordered, func() {
+var _ = Describe("Pods", Ordered, ContinueOnFailure, func() {
 	var operator, team string
 
 	BeforeAll(func(ctx SpecContext) {
@@ -97,8 +97,7 @@ var _ = Describe("Pods", Ordered, func() {
 				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 				SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			}
-			pod.Spec.Containers[0].Env = append(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: "HOME", Value: "/tmp"})
-			pod.Spec.Containers[0].WorkingDir = "/tmp"
+			pod.Spec.Containers[0].WorkingDir = "/home/user"
 			check(run(ctx, pod))
 		}, SpecTimeout(specTimeout))
 
@@ -114,8 +113,8 @@ var _ = Describe("Pods", Ordered, func() {
 			daemon.VolumeMounts = append(daemon.VolumeMounts, corev1.VolumeMount{Name: "nix", MountPath: "/nix"})
 			pod.Spec.InitContainers = append(pod.Spec.InitContainers, daemon)
 			build := &pod.Spec.Containers[0]
-			build.Env = []corev1.EnvVar{{Name: "NIX_REMOTE", Value: "daemon"}, {Name: "HOME", Value: "/tmp"}}
-			build.WorkingDir = "/tmp"
+			build.Env = []corev1.EnvVar{{Name: "NIX_REMOTE", Value: "daemon"}}
+			build.WorkingDir = "/home/user"
 			build.SecurityContext = &corev1.SecurityContext{RunAsUser: ptr.To(int64(1000)), RunAsGroup: ptr.To(int64(1000))}
 			build.VolumeMounts = []corev1.VolumeMount{{Name: "nix", MountPath: "/nix"}}
 			check(run(ctx, pod))

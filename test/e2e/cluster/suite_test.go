@@ -18,6 +18,7 @@ import (
 	. "github.com/onsi/gomega"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/test/cluster"
@@ -57,6 +58,7 @@ func TestCluster(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx context.Context) {
+	log.SetLogger(GinkgoLogr)
 	parts, err := cluster.FindParts(root)
 	Expect(err).NotTo(HaveOccurred())
 	directory := GinkgoT().TempDir()
@@ -95,7 +97,7 @@ func architecture() string {
 // helm runs Helm against the cluster, which has to work.
 func helm(ctx context.Context, args ...string) string {
 	GinkgoHelper()
-	home := GinkgoT().TempDir()
+	home := filepath.Join(kube.Dir(), "helm")
 	command := kube.Command(ctx, append([]string{helmProgram}, args...)...)
 	command.Env = append(command.Env, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
 	output, err := command.CombinedOutput()
@@ -118,8 +120,9 @@ func figure(what string, took time.Duration) {
 }
 
 // A failed spec leaves behind what there was to see.
-var _ = ReportAfterEach(func(ctx SpecContext, report SpecReport) {
-	if !report.Failed() || kube == nil {
+var _ = JustAfterEach(func(ctx SpecContext) {
+	report := CurrentSpecReport()
+	if !report.Failed() {
 		return
 	}
 	name := regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(report.FullText()), "-")
@@ -155,4 +158,4 @@ var _ = ReportAfterEach(func(ctx SpecContext, report SpecReport) {
 	for _, b := range []*cluster.Builder{older, newer} {
 		keep("builder-"+b.Name()+".log", b.Logs())
 	}
-}, NodeTimeout(time.Minute))
+})
