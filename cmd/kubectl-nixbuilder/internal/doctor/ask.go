@@ -171,8 +171,12 @@ func (w *waiting) names() string {
 	return strings.Join(names, ", ")
 }
 
+// answered reports whether the operator has answered our request. Of several it answers
+// the last one only: where somebody else has asked since, that probe is as good as ours,
+// and ours may never be told of.
 func answered(builder *v1alpha1.NixBuilder, token string) bool {
-	return builder.Status.LastProbe != nil && builder.Status.LastProbe.Request == token
+	last, wanted := builder.Status.LastProbe, builder.Annotations[v1alpha1.ProbeRequestAnnotation]
+	return last != nil && last.Request != "" && (last.Request == token || last.Request == wanted)
 }
 
 func find(all []v1alpha1.NixBuilder, key types.NamespacedName) *v1alpha1.NixBuilder {

@@ -32,7 +32,9 @@ type fakeCluster struct {
 	steps []v1alpha1.ProbedStep
 	// vanish deletes the builder of that name when it is asked.
 	vanish string
-	err    error
+	// rival asks a moment after us.
+	rival string
+	err   error
 
 	asked map[string]time.Time
 	token map[string]string
@@ -43,6 +45,9 @@ func (f *fakeCluster) List(_ context.Context, namespace string) ([]v1alpha1.NixB
 	for _, b := range f.builders {
 		if namespace != "" && b.Namespace != namespace || f.vanish == b.Name && f.asked[b.Name] != (time.Time{}) {
 			continue
+		}
+		if f.asked[b.Name] != (time.Time{}) {
+			b.Annotations = map[string]string{v1alpha1.ProbeRequestAnnotation: f.token[b.Name]}
 		}
 		if asked := f.asked[b.Name]; !asked.IsZero() && f.answer >= 0 && time.Since(asked) >= f.answer {
 			b.Status.LastProbe = &v1alpha1.LastProbe{
@@ -69,6 +74,9 @@ func (f *fakeCluster) Patch(_ context.Context, key types.NamespacedName, _ types
 	f.asked[key.Name], f.token[key.Name] = time.Now(), object.Metadata.Annotations[v1alpha1.ProbeRequestAnnotation]
 	if _, err := time.Parse(time.RFC3339Nano, f.token[key.Name]); err != nil || len(f.token[key.Name]) > 64 {
 		return errors.New("the annotation is no time: " + string(patch))
+	}
+	if f.rival != "" {
+		f.token[key.Name] = f.rival
 	}
 	return f.err
 }
@@ -113,6 +121,7 @@ func TestAsk(t *testing.T) {
 		"it takes its time":   {cluster: fakeCluster{builders: two[:1], answer: 50 * time.Second, steps: step(metav1.ConditionTrue, "Connected")}, want: map[string]Finding{"two": Well}, wantNote: true},
 		"nobody answers":      {cluster: fakeCluster{builders: two, answer: -1}, want: map[string]Finding{"one": Unclear, "two": Unclear}, wantNote: true},
 		"deleted meanwhile":   {cluster: fakeCluster{builders: two, vanish: "one", steps: step(metav1.ConditionTrue, "Connected")}, want: map[string]Finding{"one": Unclear, "two": Well}},
+		"somebody else asks":  {cluster: fakeCluster{builders: two[:1], rival: "now", answer: 5 * time.Second, steps: step(metav1.ConditionTrue, "Connected")}, want: map[string]Finding{"two": Well}},
 		"not of this name":    {cluster: fakeCluster{builders: two}, names: []string{"three"}, wantErr: "no NixBuilder three in namespace ci"},
 		"none here":           {cluster: fakeCluster{}, wantErr: "no NixBuilders in namespace ci (-A looks in all)"},
 		"none anywhere":       {cluster: fakeCluster{}, all: true, wantErr: "there are no NixBuilders"},
@@ -209,6 +218,36 @@ func TestNotProbed(t *testing.T) {
 	report.Print(show.New(&out, os.Getenv), false)
 	if diff := cmp.Diff(want, out.String()); diff != "" || report.Finding() != Wrong {
 		t.Errorf("%s (-want +got):\n%s", report.Finding(), diff)
+	}
+}
+
+// What no step says, the summary of the operator does; but not what somebody wants so.
+func TestSummaryOfTheOperator(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		status metav1.ConditionStatus
+		reason string
+		step   metav1.ConditionStatus
+		want   Finding
+		told   bool
+	}{
+		"ready":                   {metav1.ConditionTrue, v1alpha1.ReasonAllHealthy, metav1.ConditionUnknown, Well, false},
+		"no system is known":      {metav1.ConditionFalse, v1alpha1.ReasonSystemsUnknown, metav1.ConditionUnknown, Wrong, true},
+		"a step says what it is":  {metav1.ConditionFalse, "DiskPressure", metav1.ConditionFalse, Wrong, false},
+		"somebody has cordoned":   {metav1.ConditionFalse, v1alpha1.ReasonCordoned, metav1.ConditionTrue, Well, false},
+		"it is not found out yet": {metav1.ConditionUnknown, v1alpha1.ReasonNotProbed, metav1.ConditionTrue, Well, false},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			object := *builders.MakeNixBuilder("linux").Endpoint("a", "a.example").
+				Condition(v1alpha1.ConditionReady, tc.status, tc.reason).Obj()
+			object.Status.LastProbe = &v1alpha1.LastProbe{Endpoints: []v1alpha1.ProbedEndpoint{{Name: "a", Steps: step(tc.step, "x")}}}
+			got := FromStatus(&object, nil, time.Now())
+			if told := len(got.Steps) > 0 && got.Steps[0].Reason == tc.reason; got.Finding != tc.want || told != tc.told {
+				t.Errorf("got %+v, want %s", got, tc.want)
+			}
+		})
 	}
 }
 

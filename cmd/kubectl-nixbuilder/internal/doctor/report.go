@@ -164,7 +164,20 @@ func FromStatus(builder *v1alpha1.NixBuilder, verdicts []machines.Verdict, now t
 		b.Machines = append(b.Machines, m)
 	}
 	b.settle()
+	b.summarise(builder)
 	return b
+}
+
+// summarise adds the summary of the operator where it says what no step does: that the
+// machines can be used, say, but do not tell for which systems. A cordon is somebody's
+// wish.
+func (b *Builder) summarise(builder *v1alpha1.NixBuilder) {
+	ready := builder.Status.Condition(v1alpha1.ConditionReady)
+	if b.Finding != Well || ready == nil || ready.Status != metav1.ConditionFalse || ready.Reason == v1alpha1.ReasonCordoned {
+		return
+	}
+	b.Steps = append(b.Steps, Step{Type: ready.Type, Status: string(ready.Status), Reason: ready.Reason, Message: ready.Message})
+	b.settle()
 }
 
 func steps(probed []v1alpha1.ProbedStep) []Step {
