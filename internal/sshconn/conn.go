@@ -21,9 +21,9 @@ type Keepalive struct {
 	// Interval zero switches keepalive off.
 	Interval  time.Duration
 	MaxMissed int
-	// MaxBytes ends a connection that receives more within an interval; zero is no
-	// limit. It is for connections without sessions, on which a peer has nothing to
-	// say.
+	// MaxBytes ends a connection that receives more within an interval, from a jump
+	// host or through it; zero is no limit. It is for connections without sessions,
+	// on which a peer has nothing to say.
 	MaxBytes int64
 }
 
@@ -145,7 +145,7 @@ const keepaliveRequest = "keepalive@openssh.com"
 func (c *Conn) keepAlive(k Keepalive) {
 	var asking atomic.Bool
 	last, missed := time.Now(), 0
-	received := c.watch.received.Load()
+	received := c.watch.total()
 	timer := time.NewTimer(k.Interval)
 	defer timer.Stop()
 	for {
@@ -155,7 +155,7 @@ func (c *Conn) keepAlive(k Keepalive) {
 		case <-timer.C:
 		}
 		before := received
-		if received = c.watch.received.Load(); k.MaxBytes > 0 && received-before > k.MaxBytes {
+		if received = c.watch.total(); k.MaxBytes > 0 && received-before > k.MaxBytes {
 			c.end(&Error{Kind: KindProtocol, Step: StepEstablished, Address: c.address, Detail: "too much data on an idle connection"})
 			return
 		}

@@ -5,6 +5,8 @@ package sshconn
 
 import (
 	"io"
+	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -73,5 +75,76 @@ func TestIdle(t *testing.T) {
 				server.Thaw()
 			})
 		})
+	}
+}
+
+// TestIdleBehindNoisyJumpHost: what the jump host itself says counts, too, not only what
+// it passes on.
+func TestIdleBehindNoisyJumpHost(t *testing.T) {
+	t.Parallel()
+	jump, server := sshtest.New(t, sshtest.Behavior{}), sshtest.New(t, sshtest.Behavior{})
+	noisy := &ssh.ServerConfig{NoClientAuth: true}
+	key := sshtest.NewKey(t)
+	noisy.AddHostKey(key)
+	config := configThrough(t, jump, server)
+	config.Jump.HostKeys = HostKeyPolicy{Pinned: []ssh.PublicKey{key.PublicKey()}}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	config.Jump.Address = listener.Addr().String()
+	go func() {
+		if its, err := listener.Accept(); err == nil {
+			shout(its, noisy)
+		}
+	}()
+	conn := dialWell(t, config)
+	conn.KeepAlive(Keepalive{Interval: 200 * time.Millisecond, MaxMissed: 100, MaxBytes: 64 << 10})
+	select {
+	case <-conn.Done():
+		if got := KindOf(conn.Err()); got != KindProtocol {
+			t.Errorf("it ended as %q", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it goes on")
+	}
+}
+
+// shout is a jump host that passes one connection on and goes on to ask for what nobody
+// knows, until it is left alone.
+func shout(transport net.Conn, config *ssh.ServerConfig) {
+	conn, channels, requests, err := ssh.NewServerConn(transport, config)
+	if err != nil {
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	for incoming := range channels {
+		var wanted struct {
+			Host       string
+			Port       uint32
+			OriginHost string
+			OriginPort uint32
+		}
+		_ = ssh.Unmarshal(incoming.ExtraData(), &wanted)
+		machine, err := direct(net.JoinHostPort(wanted.Host, strconv.Itoa(int(wanted.Port))))
+		if err != nil {
+			return
+		}
+		channel, requests, err := incoming.Accept()
+		if err != nil {
+			return
+		}
+		go ssh.DiscardRequests(requests)
+		go func() {
+			_, _ = io.Copy(machine, channel)
+			_ = machine.Close()
+		}()
+		go func() { _, _ = io.Copy(channel, machine) }()
+		go func() {
+			for err == nil {
+				_, _, err = conn.SendRequest("noise", false, make([]byte, 16<<10))
+			}
+		}()
 	}
 }

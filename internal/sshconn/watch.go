@@ -56,6 +56,15 @@ func (w *watchConn) lastHeard() time.Time {
 	return w.born.Add(time.Duration(w.heard.Load()))
 }
 
+// total is how many bytes were received, where there is a jump host from that: it has
+// more to say than it passes on.
+func (w *watchConn) total() int64 {
+	if t, ok := w.Conn.(*tunnel); ok {
+		return t.jump.watch.total()
+	}
+	return w.received.Load()
+}
+
 // enter begins a step: its deadline counts from now.
 func (w *watchConn) enter(step Step) {
 	w.mu.Lock()
