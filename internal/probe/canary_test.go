@@ -261,7 +261,7 @@ func TestRestoredCanaries(t *testing.T) {
 	refuted := well
 	refuted.Result.Facts.Refuted = []string{"a"}
 	doubtful := well
-	doubtful.Result.Outcomes = unverified(well.Result.Outcomes)
+	doubtful.Result.Outcomes = unverified(well.Result.Outcomes, StepSystemsVerified)
 	tests := map[string]struct {
 		target Target
 		kept   Snapshot

@@ -55,7 +55,11 @@ func (p *Prober) retarget(e *endpoint, target Target) {
 		e.known.firstKey = target.PinnedHostKey
 	case !sameCredentials(&old, &target):
 	case !sameExpectations(&old, &target):
-		e.snapshot.Result.Outcomes = unverified(e.snapshot.Result.Outcomes)
+		doubted := []Step{StepSystemsVerified}
+		if old.Thresholds != target.Thresholds {
+			doubted = append(doubted, StepMachineFit)
+		}
+		e.snapshot.Result.Outcomes = unverified(e.snapshot.Result.Outcomes, doubted...)
 	default:
 		// At most the pace has changed: the current wait may be too long now.
 		if e.place != notQueued && old.Interval != target.Interval {
@@ -81,13 +85,12 @@ func hasSpoken(kept *Snapshot) bool {
 		kept.Result.Outcome(StepReachable).Status == StatusTrue
 }
 
-// unverified returns outcomes without what was found out about systems and about the
-// machine, which was by other measures.
-func unverified(outcomes []Outcome) []Outcome {
+// unverified returns outcomes without what was found out about the given steps, which
+// was by other measures.
+func unverified(outcomes []Outcome, steps ...Step) []Outcome {
 	outcomes = slices.Clone(outcomes)
 	for i, outcome := range outcomes {
-		expected := outcome.Step == StepSystemsVerified || outcome.Step == StepMachineFit
-		if expected && outcome.Reason != ReasonNotReached {
+		if slices.Contains(steps, outcome.Step) && outcome.Reason != ReasonNotReached {
 			outcomes[i] = Outcome{Step: outcome.Step, Status: StatusUnknown, Reason: ReasonNotProbed, Message: messageNotProbed}
 		}
 	}

@@ -85,6 +85,39 @@ func TestProberExpectations(t *testing.T) {
 	})
 }
 
+// TestProberOtherThresholds: a full disk is one whatever else of the spec changes. Only
+// other thresholds are a reason to doubt it.
+func TestProberOtherThresholds(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		change func(*Target)
+		want   Reason
+	}{
+		"features":   {func(t *Target) { t.Features = []string{"kvm"} }, ReasonDiskPressure},
+		"thresholds": {func(t *Target) { t.Thresholds.MinFreeBytes = 1 }, ReasonNotProbed},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onStage(t, func(t *testing.T, s *stage) {
+				s.answer = func(context.Context, *Target, int) Result {
+					time.Sleep(time.Second)
+					return failed(ReasonDiskPressure)
+				}
+				s.Set(builder, []Target{target("a")})
+				pass(10 * time.Second)
+				changed := target("a")
+				tc.change(&changed)
+				s.Set(builder, []Target{changed})
+				got := s.Snapshot(builder)["a"]
+				if outcome := got.Result.Outcome(StepMachineFit); got.State != StateUnhealthy || outcome.Reason != tc.want {
+					t.Errorf("%s, %+v, want %s", got.State, outcome, tc.want)
+				}
+			})
+		})
+	}
+}
+
 func TestHasSpoken(t *testing.T) {
 	t.Parallel()
 	result := failed(ReasonConnectionRefused)

@@ -279,7 +279,7 @@ func (p *Prober) finish(ctx context.Context, e *endpoint, one *attempt) bool {
 		p.settle(e, e.snapshot.State != StateHealthy, now)
 	}
 	e.known, e.known.conn = one.known, nil
-	if e.target.KeepConnection && p.keep(ctx, e, one.known.conn) {
+	if e.target.KeepConnection && e.keeping.wanted(now) && p.keep(ctx, e, one.known.conn) {
 		one.known.conn = nil
 	}
 	e.due = one.result.Started.Add(vary(wait(e.target.Interval, e.snapshot.State, e.counts), p.random()))
