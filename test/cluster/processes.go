@@ -13,21 +13,6 @@ import (
 	"syscall"
 )
 
-// namespaceKinds are the namespaces that a node or a container may have of
-// its own.
-var namespaceKinds = []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
-
-// namespacesOf returns the namespaces of a process, such as "net:[4026531840]".
-func namespacesOf(pid string) []string {
-	var found []string
-	for _, kind := range namespaceKinds {
-		if link, err := os.Readlink(filepath.Join("/proc", pid, "ns", kind)); err == nil {
-			found = append(found, link)
-		}
-	}
-	return found
-}
-
 // eachProcess calls f with every process of this machine. One that ends
 // meanwhile may or may not be among them.
 func eachProcess(f func(pid string)) error {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,35 +22,66 @@ import (
 
 // traces are what a cluster might leave on this machine.
 type traces struct {
-	namespaces map[string]bool // those that its processes were in and this one is not
-	dir        string
-	group      string
+	processes map[string]string // when each began, by its number
+	dir       string
+	group     string
 	// system is what this machine says of places and settings that nodes use.
 	system map[string]string
 }
 
-// tracesOf looks at a running cluster.
-func tracesOf(t *testing.T, dir string, system map[string]string) traces {
+// tracesOf looks at a running cluster, all of whose processes descend from the
+// one that made it.
+func tracesOf(t *testing.T, holder int, dir string, system map[string]string) traces {
 	t.Helper()
-	found := traces{namespaces: map[string]bool{}, dir: dir, group: filepath.Base(dir), system: system}
-	own := namespacesOf("self")
-	// Whatever is in a control group of the cluster's, or below a process that is.
-	if err := eachProcess(func(pid string) {
-		groups, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
-		if err != nil || !strings.Contains(string(groups), found.group) {
-			return
-		}
-		for _, namespace := range namespacesOf(pid) {
-			if !slices.Contains(own, namespace) {
-				found.namespaces[namespace] = true
-			}
-		}
-	}); err != nil {
+	found := traces{processes: map[string]string{}, dir: dir, group: filepath.Base(dir), system: system}
+	parents := map[string]string{}
+	if err := eachProcess(func(pid string) { parents[pid], _ = birth(pid) }); err != nil {
 		t.Fatal(err)
 	}
-	// Node and pod: at least the namespaces of both.
-	if len(found.namespaces) < 8 {
-		t.Fatalf("the cluster has only these namespaces: %v", found.namespaces)
+	namespaces := map[string]bool{}
+	for pid := range parents {
+		for ancestor := parents[pid]; ancestor != ""; ancestor = parents[ancestor] {
+			if ancestor == strconv.Itoa(holder) {
+				_, found.processes[pid] = birth(pid)
+				for _, namespace := range namespacesOf(pid) {
+					namespaces[namespace] = true
+				}
+			}
+		}
+	}
+	// Those of this process, the node, the pod and the builder.
+	if len(found.processes) < 10 || len(namespaces) < 2*len(namespaceKinds) {
+		t.Fatalf("the cluster has only %d processes in %d namespaces", len(found.processes), len(namespaces))
+	}
+	return found
+}
+
+// birth returns the parent of a process and when it began; nothing if it has
+// ended.
+func birth(pid string) (parent, began string) {
+	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	if err != nil {
+		return "", ""
+	}
+	// The second field, in parentheses, may hold anything.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if fields[0] == "Z" {
+		return "", "" // This machine's init has yet to hear of it.
+	}
+	return fields[1], fields[19]
+}
+
+// namespaceKinds are the namespaces that a node or a container may have of
+// its own.
+var namespaceKinds = []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
+
+// namespacesOf returns the namespaces of a process, such as "net:[4026531840]".
+func namespacesOf(pid string) []string {
+	var found []string
+	for _, kind := range namespaceKinds {
+		if link, err := os.Readlink(filepath.Join("/proc", pid, "ns", kind)); err == nil {
+			found = append(found, link)
+		}
 	}
 	return found
 }
@@ -59,16 +91,9 @@ func (x traces) left() error {
 	var left []string
 	if err := eachProcess(func(pid string) {
 		line, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
-		if len(line) == 0 {
-			return // It has ended, and this machine's init has yet to hear of it.
-		}
-		if strings.Contains(string(line), x.dir) {
+		_, began := birth(pid)
+		if began != "" && (began == x.processes[pid] || strings.Contains(string(line), x.dir)) {
 			left = append(left, "process "+strings.ReplaceAll(string(line), "\x00", " "))
-		}
-		for _, namespace := range namespacesOf(pid) {
-			if x.namespaces[namespace] {
-				left = append(left, "process in "+namespace+": "+strings.ReplaceAll(string(line), "\x00", " "))
-			}
 		}
 		mounts, _ := os.ReadFile(filepath.Join("/proc", pid, "mountinfo"))
 		if strings.Contains(string(mounts), x.dir) {
@@ -162,7 +187,7 @@ func TestLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	traces := tracesOf(t, c.Dir(), system)
+	traces := tracesOf(t, os.Getpid(), c.Dir(), system)
 	began := time.Now()
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -218,7 +243,7 @@ func TestLeavesNothingWhenKilled(t *testing.T) {
 	if err != nil || len(directories) != 1 {
 		t.Fatal(directories, err)
 	}
-	traces := tracesOf(t, directories[0], system)
+	traces := tracesOf(t, holder.Process.Pid, directories[0], system)
 	if err := holder.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
