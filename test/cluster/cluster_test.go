@@ -230,6 +230,20 @@ func TestUnknownService(t *testing.T) {
 	}
 }
 
+// Every program that is missing is a line of its own, with its package.
+func TestMissingPrograms(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := Prerequisites()
+	if err == nil {
+		t.Fatal("nothing is missing")
+	}
+	for _, want := range []string{"a cluster needs ip (package iproute2)", "a cluster needs iptables (package iptables)", "a cluster needs nsenter (package util-linux)"} {
+		if !strings.Contains("\n"+err.Error()+"\n", "\n"+want+"\n") {
+			t.Errorf("there is no line %q:\n%v", want, err)
+		}
+	}
+}
+
 // Parts that are missing are named with what to do about it.
 func TestMissingParts(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())

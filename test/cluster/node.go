@@ -257,7 +257,7 @@ func (n *Node) waitReady(ctx context.Context) error {
 		status, err := n.cluster.Kubectl(ctx, "get", "node", n.name,
 			"-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}{.spec.taints}`)
 		if err == nil && status != "True" {
-			err = fmt.Errorf("Ready and taints of %s: %s", n.name, status)
+			err = fmt.Errorf("condition Ready and taints of %s: %s", n.name, status)
 		}
 		return err
 	})
