@@ -116,7 +116,7 @@ func New(o Options) (*Text, error) {
 	if err := d.keys(); err != nil {
 		return nil, err
 	}
-	d.Endpoint = d.Name + "-1"
+	d.Endpoint = strings.ReplaceAll(d.Name, ".", "-") + "-1" // no dots there
 	d.NixUser = d.User
 	if strings.ContainsAny(d.User, ".") || d.User[0] >= '0' && d.User[0] <= '9' {
 		d.NixUser = `"` + d.User + `"`

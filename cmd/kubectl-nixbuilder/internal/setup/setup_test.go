@@ -5,6 +5,7 @@ package setup
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,6 +83,26 @@ func TestRefused(t *testing.T) {
 				t.Errorf("the error has the key in it: %v", err)
 			}
 		})
+	}
+}
+
+// Names that YAML has other ideas about, or that an endpoint cannot have, are names.
+func TestNamesLikeOtherThings(t *testing.T) {
+	t.Parallel()
+	text, err := New(Options{For: Linux, Name: "1.5", User: "1000", Secret: "on", Systems: []string{"1-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, manifest, _ := strings.Cut(text.Cluster, "<<'END'\n")
+	manifest, _, _ = strings.Cut(manifest, "END\n")
+	var object v1alpha1.NixBuilder
+	if err := yaml.UnmarshalStrict([]byte(manifest), &object); err != nil {
+		t.Fatalf("%v:\n%s", err, manifest)
+	}
+	spec := object.Spec
+	got := []string{object.Name, spec.User, spec.Credentials.SecretRefs[0].Name, spec.Endpoints[0].Name, spec.Systems[0]}
+	if want := []string{"1.5", "1000", "on", "1-5-1", "1-1"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -6,23 +6,23 @@ kubectl{{.N}} apply -f - <<'END'
 apiVersion: nixbuilder.io/v1alpha1
 kind: NixBuilder
 metadata:
-  name: {{.Name}}
+  name: "{{.Name}}"
 spec:
-  user: {{.User}}
+  user: "{{.User}}"
   credentials:
     secretRefs:
-      - name: {{.Secret}}
+      - name: "{{.Secret}}"
 {{- if .RemoteProgram}}
   remoteProgram: {{.RemoteProgram}}
 {{- end}}
 {{- if .Systems}}
   systems:
 {{- range .Systems}}
-    - {{.}}
+    - "{{.}}"
 {{- end}}
 {{- end}}
   endpoints:
-    - name: {{.Endpoint}}
+    - name: "{{.Endpoint}}"
       host: "{{.Host}}"
 {{- if .Port}}
       port: {{.Port}}
