@@ -168,7 +168,7 @@ func anchor(heading string) string {
 // what a reader may take for an example.
 func (p *patient) withoutParticulars(message string) string {
 	for _, pair := range [][2]string{
-		{p.Address(), "linux-1.example.com:22"}, {p.IP(), "linux-1.example.com"},
+		{p.Address(), "linux-1.example.com:22"}, {p.IP(), "linux-1.example.com"}, {p.host, "linux-1.example.com"},
 		{p.namespace, "ci"}, {p.Nix(), "2.x"},
 		{"~" + nixlab.TrustedUser, "~nix-ssh"}, {builders.DefaultSecret, "builder-key"},
 		{fmt.Sprintf("%ds", patientTimeout), "10s"},
