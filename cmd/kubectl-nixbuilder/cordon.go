@@ -98,10 +98,12 @@ func (p *program) setCordon(ctx context.Context, names []string, wanted *v1alpha
 		subjects = append(subjects, subject)
 	}
 	done := cordoned{Subjects: []cordonedSubject{}}
+	var failure error
 	for _, subject := range subjects {
 		before, changed, err := cordon.Set(ctx, c, subject, wanted)
 		if err != nil {
-			return err
+			failure = err // What was changed before is to be told all the same.
+			break
 		}
 		s := cordonedSubject{Namespace: c.Namespace, Name: subject.String(), Changed: changed}
 		if wanted != nil {
@@ -116,12 +118,12 @@ func (p *program) setCordon(ctx context.Context, names []string, wanted *v1alpha
 		done.Subjects = append(done.Subjects, s)
 	}
 	if p.output == "json" {
-		return show.JSON(p.out, done)
+		return errors.Join(show.JSON(p.out, done), failure)
 	}
 	for _, s := range done.Subjects {
 		s.print(p.printer())
 	}
-	return nil
+	return failure
 }
 
 // unserved lists the systems that lose their last machine. Not to know is no failure:

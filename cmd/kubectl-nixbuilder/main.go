@@ -12,7 +12,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+
+	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/show"
 )
 
 // Statuses that the program exits with.
@@ -78,7 +81,10 @@ func run(ctx context.Context, s streams, args []string) int {
 		status = exit.status
 	}
 	if text := err.Error(); text != "" {
-		_, _ = fmt.Fprintln(s.err, "error: "+text)
+		// A file or a server may have its part in the text.
+		for line := range strings.Lines("error: " + text) {
+			_, _ = fmt.Fprintln(s.err, show.Clean(strings.TrimSuffix(line, "\n")))
+		}
 	}
 	return status
 }
