@@ -62,7 +62,7 @@ func (s *scope) restored(endpoint *v1alpha1.Endpoint) *probe.Snapshot {
 func (s *scope) restoredOutcomes(status *v1alpha1.EndpointStatus) []probe.Outcome {
 	healthy := status.State == v1alpha1.EndpointHealthy
 	var outcomes []probe.Outcome
-	passed := true
+	passed, full := true, false
 	for _, step := range probe.Steps() {
 		outcome := probe.Outcome{Step: step, Status: probe.StatusTrue}
 		switch {
@@ -73,8 +73,11 @@ func (s *scope) restoredOutcomes(status *v1alpha1.EndpointStatus) []probe.Outcom
 			}
 			outcome.Reason, outcome.Message = probe.Reason(status.Reason), status.Message
 			passed = false
+		case full: // nothing more is asked of a daemon on a full disk
+			outcome.Status, outcome.Reason = probe.StatusUnknown, probe.ReasonNotReached
 		case passed, healthy:
 			s.nameAlso(status.Name, &outcome)
+			full = outcome.Reason == probe.ReasonStoreFull
 		case !passed:
 			outcome.Status, outcome.Reason = probe.StatusUnknown, probe.ReasonNotReached
 		}
@@ -84,19 +87,29 @@ func (s *scope) restoredOutcomes(status *v1alpha1.EndpointStatus) []probe.Outcom
 }
 
 // counted is what a condition says after the message of its first endpoint.
-var counted = regexp.MustCompile(` \(\d+ of \d+ endpoints\)$`)
+var counted = regexp.MustCompile(` \((\d+) of (\d+) endpoints\)$`)
 
 // nameAlso turns the outcome of a step that did not take an endpoint out of use into
-// what the step's condition says of it, if it is the one that the condition names.
+// what the step's condition says of it: if it is the one that the condition names, or
+// the condition is about all of them.
 func (s *scope) nameAlso(endpoint string, outcome *probe.Outcome) {
 	condition := s.builder.Status.Condition(string(outcome.Step))
-	if condition == nil || !strings.HasPrefix(condition.Message, endpoint+" (") {
+	if condition == nil || !strings.HasPrefix(condition.Message, endpoint+" (") && !s.aboutAll(endpoint, condition.Message) {
 		return
 	}
 	switch reason := probe.Reason(condition.Reason); {
+	case reason == probe.ReasonNotReached:
 	case probe.Status(condition.Status) == probe.StatusUnknown,
 		probe.Status(condition.Status) == probe.StatusFalse && reason.StaysInUse():
 		outcome.Status, outcome.Reason = probe.Status(condition.Status), reason
 		outcome.Message = counted.ReplaceAllString(condition.Message, "")
 	}
+}
+
+// aboutAll tells whether what a condition says is about every endpoint that counts, this
+// one included.
+func (s *scope) aboutAll(endpoint, message string) bool {
+	given := slices.IndexFunc(s.builder.Spec.Endpoints, func(e v1alpha1.Endpoint) bool { return e.Name == endpoint })
+	count := counted.FindStringSubmatch(message)
+	return given >= 0 && s.cordon(&s.builder.Spec.Endpoints[given]) == nil && count != nil && count[1] == count[2]
 }

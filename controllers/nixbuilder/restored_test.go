@@ -4,6 +4,7 @@
 package nixbuilder
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -46,23 +47,61 @@ func TestStatusSurvivesARestart(t *testing.T) {
 	for name, snapshot := range all {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			builder := one().Endpoint("b", "b.example.com").Obj()
-			snapshots := map[string]probe.Snapshot{"a": snapshot, "b": healthySnapshot()}
-			builder.Status = newScope(builder, snapshots).status()
-			kept := map[string]probe.Snapshot{}
-			for i := range builder.Spec.Endpoints {
-				endpoint := &builder.Spec.Endpoints[i]
-				one := newScope(builder, nil).restored(endpoint)
-				if one == nil {
-					t.Fatalf("nothing is restored of %s", endpoint.Name)
-				}
-				kept[endpoint.Name] = *one
-			}
-			after := newScope(builder, kept)
-			after.now = testTime.Add(time.Minute)
-			if diff := cmp.Diff(builder.Status, after.status()); diff != "" {
-				t.Errorf("the restart changes the status (-before +after):\n%s", diff)
-			}
+			expectSurvival(t, map[string]probe.Snapshot{"a": snapshot, "b": healthySnapshot()})
+		})
+	}
+}
+
+// expectSurvival compares the status from what the prober knows of machines with that
+// after a restart.
+func expectSurvival(t *testing.T, snapshots map[string]probe.Snapshot) {
+	t.Helper()
+	builder := one().Endpoint("b", "b.example.com").Obj()
+	builder.Status = newScope(builder, snapshots).status()
+	kept := map[string]probe.Snapshot{}
+	for i := range builder.Spec.Endpoints {
+		endpoint := &builder.Spec.Endpoints[i]
+		one := newScope(builder, nil).restored(endpoint)
+		if one == nil {
+			t.Fatalf("nothing is restored of %s", endpoint.Name)
+		}
+		kept[endpoint.Name] = *one
+	}
+	after := newScope(builder, kept)
+	after.now = testTime.Add(time.Minute)
+	if diff := cmp.Diff(builder.Status, after.status()); diff != "" {
+		t.Errorf("the restart changes the status (-before +after):\n%s", diff)
+	}
+}
+
+// What conditions say of several machines at once is not lost either.
+func TestStatusOfSeveralSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	outcome := func(snapshot *probe.Snapshot, step probe.Step, reason probe.Reason, message string) {
+		i := slices.Index(probe.Steps(), step)
+		snapshot.Result.Outcomes[i] = probe.Outcome{Step: step, Status: probe.StatusUnknown, Reason: reason, Message: message}
+	}
+	name := func(endpoint string) string { return endpoint + " (" + endpoint + ".example.com:22): " }
+	forced := func(e string) probe.Snapshot {
+		snapshot := doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonDiscoveryUnavailable, name(e)+"does not tell")
+		outcome(&snapshot, probe.StepMachineFit, probe.ReasonMachineNotMeasured, name(e)+"cannot be measured")
+		return snapshot
+	}
+	full := func(e string) probe.Snapshot {
+		snapshot := failedSnapshot(probe.StateUnhealthy, probe.StepMachineFit, probe.ReasonDiskPressure, name(e)+"full")
+		outcome(&snapshot, probe.StepNixAvailable, probe.ReasonStoreFull, name(e)+"no daemon")
+		outcome(&snapshot, probe.StepTrusted, probe.ReasonNotReached, "not reached")
+		return snapshot
+	}
+	tests := map[string]map[string]probe.Snapshot{
+		"only nix-daemon may be run": {"a": forced("a"), "b": forced("b")},
+		"one disk is full":           {"a": healthySnapshot(), "b": full("b")},
+		"both disks are full":        {"a": full("a"), "b": full("b")},
+	}
+	for name, snapshots := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			expectSurvival(t, snapshots)
 		})
 	}
 }
