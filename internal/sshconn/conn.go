@@ -7,25 +7,10 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
-
-// Keepalive says how an established connection is watched. A peer is asked
-// whenever nothing at all was received for an interval; after MaxMissed questions
-// without a single byte received the connection is closed, so a dead peer is
-// noticed MaxMissed+1 intervals after its last byte. Any byte counts as alive.
-type Keepalive struct {
-	// Interval zero switches keepalive off.
-	Interval  time.Duration
-	MaxMissed int
-	// MaxBytes ends a connection that receives more within an interval, from a jump
-	// host or through it; zero is no limit. It is for connections without sessions,
-	// on which a peer has nothing to say.
-	MaxBytes int64
-}
 
 // Conn is an established connection. It is safe for concurrent use.
 type Conn struct {
@@ -137,58 +122,6 @@ func (c *Conn) Signer() int { return c.used }
 
 // ServerVersion is the peer's identification, fit to be shown.
 func (c *Conn) ServerVersion() string { return Printable(string(c.client.ServerVersion())) }
-
-// keepaliveRequest is what OpenSSH asks. No peer knows it; all answer, if only
-// that they do not.
-const keepaliveRequest = "keepalive@openssh.com"
-
-func (c *Conn) keepAlive(k Keepalive) {
-	var asking atomic.Bool
-	last, missed := time.Now(), 0
-	received := c.watch.total()
-	timer := time.NewTimer(k.Interval)
-	defer timer.Stop()
-	for {
-		select {
-		case <-c.done:
-			return
-		case <-timer.C:
-		}
-		before := received
-		if received = c.watch.total(); k.MaxBytes > 0 && received-before > k.MaxBytes {
-			c.end(&Error{Kind: KindProtocol, Step: StepEstablished, Address: c.address, Detail: "too much data on an idle connection"})
-			return
-		}
-		if heard := c.watch.lastHeard(); heard.After(last) {
-			last, missed = heard, 0
-		} else if missed >= k.MaxMissed {
-			c.end(&Error{Kind: KindKeepalive, Step: StepEstablished, Address: c.address})
-			return
-		} else {
-			missed++
-			c.ask(&asking)
-		}
-		timer.Reset(time.Until(last.Add(k.Interval * time.Duration(missed+1))))
-	}
-}
-
-// ask sends the request, one at a time: TCP delivers it or nothing. It happens aside
-// because a full send buffer blocks it.
-func (c *Conn) ask(asking *atomic.Bool) {
-	if !asking.CompareAndSwap(false, true) {
-		return
-	}
-	c.spawn(func() {
-		defer asking.Store(false)
-		_, _, _ = c.client.SendRequest(keepaliveRequest, true, nil)
-	})
-}
-
-// KeepAlive watches the connection from now on, as [Config.Keepalive] does from its
-// start. It is for connections made without, and to be called at most once.
-func (c *Conn) KeepAlive(k Keepalive) {
-	c.spawn(func() { c.keepAlive(k) })
-}
 
 // lost is the error of an operation that failed because the transport failed. It
 // makes sure that the connection has ended and tells why.

@@ -90,3 +90,40 @@ func TestKeepalive(t *testing.T) {
 		})
 	}
 }
+
+// TestVigil: what is concluded from silence, on time and after this side was stopped.
+func TestVigil(t *testing.T) {
+	t.Parallel()
+	type look struct {
+		at, heard time.Duration
+		want      sign
+		due       time.Duration
+	}
+	tests := map[string]struct {
+		missed int
+		looks  []look
+	}{
+		"silence":                {2, []look{{10, 0, silent, 20}, {20, 0, silent, 30}, {30, 0, dead, 30}}},
+		"an answer":              {1, []look{{10, 0, silent, 20}, {20, 11, alive, 21}, {21, 11, silent, 31}, {31, 11, dead, 31}}},
+		"a byte now and then":    {1, []look{{10, 9, alive, 19}, {19, 18, alive, 28}}},
+		"a little late":          {1, []look{{14, 0, silent, 24}, {28, 0, dead, 24}}},
+		"stopped before it asks": {1, []look{{90, 0, silent, 100}, {100, 91, alive, 101}}},
+		"stopped before it asks, and nobody is there":     {1, []look{{90, 0, silent, 100}, {100, 0, dead, 100}}},
+		"stopped after it has asked":                      {1, []look{{10, 0, silent, 20}, {90, 0, alive, 100}, {100, 91, alive, 101}}},
+		"stopped after it has asked, and nobody is there": {1, []look{{10, 0, silent, 20}, {90, 0, alive, 100}, {100, 0, dead, 100}}},
+		"stopped after it was heard":                      {1, []look{{90, 5, alive, 15}, {90, 5, silent, 100}, {100, 5, dead, 100}}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Unix(0, 0)
+			at := func(seconds time.Duration) time.Time { return began.Add(seconds * time.Second) }
+			v := newVigil(Keepalive{Interval: 10 * time.Second, MaxMissed: tc.missed}, began)
+			for _, look := range tc.looks {
+				if got := v.look(at(look.at), at(look.heard)); got != look.want || !v.due.Equal(at(look.due)) {
+					t.Errorf("at %d: %d, due at %d; want %d, %d", look.at, got, v.due.Unix(), look.want, look.due)
+				}
+			}
+		})
+	}
+}
