@@ -30,9 +30,9 @@ const (
 	keepaliveInterval = 1250 * time.Millisecond
 	keepaliveMissed   = 1
 	// keptBytes is how much a builder may send between two keepalives, of which it has
-	// nothing but answers and new keys to send: whoever owns a builder is not to keep
-	// the operator busy.
-	keptBytes = 256 << 10
+	// nothing but answers and new keys to send, some kilobytes: whoever owns a builder
+	// is not to keep the operator busy, least of all with exchanging keys.
+	keptBytes = 64 << 10
 	// redialTimeout bounds each step of connecting after a loss, where the last time
 	// it took less than a third of that.
 	redialTimeout = 1500 * time.Millisecond
