@@ -150,8 +150,11 @@ func obstacles(m *Machine, b *scheduler.Builder, need scheduler.Class) []Obstacl
 	add := func(kind, format string, args ...any) {
 		list = append(list, Obstacle{kind, fmt.Sprintf(format, args...)})
 	}
+	lacking := slices.DeleteFunc(slices.Clone(m.Mandatory), func(feature string) bool { return !slices.Contains(m.RefutedFeatures, feature) })
 	switch {
 	case slices.Contains(b.Systems, need.System):
+	case len(lacking) > 0: // dispatchers are told of no system then
+		add(FeatureRefuted, "its daemon says that it lacks %s, without which it takes no build: %s", strings.Join(lacking, ", "), m.Message)
 	case slices.Contains(m.RefutedSystems, need.System):
 		add(SystemRefuted, "it turned out not to build for %s: %s", need.System, m.Message)
 	case len(b.Systems) == 0:

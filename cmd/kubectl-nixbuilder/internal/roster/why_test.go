@@ -82,6 +82,13 @@ func TestWhy(t *testing.T) {
 			[]v1alpha1.NixBuilder{healthy("one", func(b *v1alpha1.NixBuilder) { b.Spec.MandatoryFeatures = []string{"gpu"} })},
 			"x86_64-linux", []string{"gpu"}, Builds, []string{"one/a"}, nil,
 		},
+		"a mandatory feature that it lacks": {
+			[]v1alpha1.NixBuilder{healthy("one", func(b *v1alpha1.NixBuilder) {
+				b.Spec.MandatoryFeatures = []string{"gpu"}
+				b.Status.Endpoints[0].RefutedFeatures = []string{"gpu"}
+			})}, "x86_64-linux", []string{"gpu"}, Nowhere, nil,
+			map[string][]string{"one/a": {FeatureRefuted}},
+		},
 		"not accepted": {
 			[]v1alpha1.NixBuilder{healthy("one", func(b *v1alpha1.NixBuilder) { b.Status = v1alpha1.NixBuilderStatus{} })},
 			"x86_64-linux", nil, Nowhere, nil,
