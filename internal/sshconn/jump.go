@@ -100,8 +100,11 @@ func (c *Conn) notForwarded(err error) *Error {
 		return own
 	case errors.As(err, &rejected):
 		out := &Error{Kind: KindForwardRefused, Step: StepForward, Detail: Printable(rejected.Message)}
-		if rejected.Reason == ssh.ConnectionFailed {
+		switch rejected.Reason {
+		case ssh.ConnectionFailed:
 			out.Kind = kindOfText(rejected.Message)
+		case ssh.ResourceShortage: // which passes, other than a refusal
+			out.Kind = KindUnreachable
 		}
 		return out
 	default:

@@ -169,6 +169,31 @@ func TestJumpFaults(t *testing.T) {
 	}
 }
 
+// TestNotForwarded: what kind of trouble a jump host means by its refusal.
+func TestNotForwarded(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		reason  ssh.RejectionReason
+		message string
+		want    Kind
+	}{
+		"forbidden":           {ssh.Prohibited, "open failed", KindForwardRefused},
+		"no such thing":       {ssh.UnknownChannelType, "", KindForwardRefused},
+		"too busy":            {ssh.ResourceShortage, "too many channels", KindUnreachable},
+		"nobody listens":      {ssh.ConnectionFailed, "Connection refused", KindRefused},
+		"without a reason":    {ssh.ConnectionFailed, "", KindUnreachable},
+		"in words of its own": {ssh.ConnectionFailed, "no luck", KindUnreachable},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := (&Conn{}).notForwarded(&ssh.OpenChannelError{Reason: tc.reason, Message: tc.message}); got.Kind != tc.want || got.JumpHost {
+				t.Errorf("got %+v, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 // A machine that does not answer the jump host is given up after one step's time, and
 // so is a jump host that answers nothing any more.
 func TestJumpTimeouts(t *testing.T) {
