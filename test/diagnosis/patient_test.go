@@ -4,6 +4,7 @@
 package diagnosis
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -87,7 +88,18 @@ func (s *site) admit(t *testing.T, c cause, version nixlab.Version) *patient {
 	p.create(p.object(patientName, v1alpha1.Endpoint{
 		Name: patientEndpoint, Host: p.host, Port: int32(p.Port()), HostKeys: []string{p.HostKey()},
 	}, p.respec))
+	t.Cleanup(p.discharge)
 	return p
+}
+
+// discharge takes the builders away, which the operator would go on probing.
+func (p *patient) discharge() {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := p.site.DeleteAllOf(ctx, &v1alpha1.NixBuilder{}, client.InNamespace(p.namespace)); err != nil {
+		p.Error(err)
+	}
 }
 
 // keySecret is a Secret that is right in every respect.
