@@ -122,6 +122,10 @@ func executableArchive(contents []byte) []byte {
 	return b.Bytes()
 }
 
+// errEndless means that a builder goes on to send messages, of which the program of the
+// canary makes one.
+var errEndless = errors.New("too many messages")
+
 // canaryBuild builds for one system on a session of its own and judges what comes of
 // it. The end of ctx or of its time closes the session, which ends the build.
 func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system string, features ...string) canaryVerdict {
@@ -131,14 +135,17 @@ func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system stri
 	if err != nil {
 		return inconclusive(system, "no session could be opened")
 	}
-	client, err := daemon.NewClient(ctx, &daemonStdio{Session: session, ctx: ctx}, daemon.ClientOptions{})
+	client, err := daemon.NewClient(ctx, &daemonStdio{Session: session, ctx: ctx}, daemonOptions())
 	if err != nil {
 		return inconclusive(system, "nix-daemon did not answer")
 	}
 	defer func() { _ = client.Close() }()
 	build := newCanary(system, features)
-	ran := false
+	ran, messages := false, 0
 	listen := func(m daemon.Message) error {
+		if messages++; messages > maxDaemonMessages {
+			return errEndless
+		}
 		if line, ok := m.(daemon.ActivityResult); ok && line.Type == daemon.ResultBuildLogLine {
 			for _, field := range line.Fields {
 				ran = ran || field.IsText && strings.Contains(field.Text, build.word)
@@ -153,6 +160,8 @@ func canaryBuild(ctx context.Context, t *Target, conn *sshconn.Conn, system stri
 	}
 	var refusal *daemon.RemoteError
 	switch {
+	case errors.Is(err, errEndless):
+		return inconclusive(system, "nix-daemon talks without end")
 	case errors.As(err, &refusal):
 		return build.judge(system, refusal.Message)
 	case err != nil && ctx.Err() != nil:

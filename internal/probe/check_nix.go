@@ -61,7 +61,7 @@ func (c *checker) hello(ctx context.Context, t *Target, conn *sshconn.Conn) (dae
 		return daemon.Peer{}, notStarted(err)
 	}
 	stdio := &daemonStdio{Session: session, ctx: stepCtx, program: t.program("nix-daemon")}
-	client, err := daemon.NewClient(stepCtx, stdio, daemon.ClientOptions{})
+	client, err := daemon.NewClient(stepCtx, stdio, daemonOptions())
 	if err != nil {
 		failure := stdio.explain(err)
 		c.askClient(ctx, t, conn, failure)
@@ -102,7 +102,7 @@ func (c *checker) askTrust(ctx context.Context, t *Target, conn *sshconn.Conn) d
 	if err != nil {
 		return daemon.TrustUnknown
 	}
-	client, err := daemon.NewClient(ctx, &daemonStdio{Session: session, ctx: ctx}, daemon.ClientOptions{})
+	client, err := daemon.NewClient(ctx, &daemonStdio{Session: session, ctx: ctx}, daemonOptions())
 	if err != nil {
 		return daemon.TrustUnknown
 	}
@@ -117,6 +117,12 @@ func (c *checker) askTrust(ctx context.Context, t *Target, conn *sshconn.Conn) d
 	default:
 		return daemon.TrustUnknown
 	}
+}
+
+// daemonOptions bound what a daemon may say at once, as maxOutput does for programs: what
+// a build may need would be far too much for all machines together.
+func daemonOptions() daemon.ClientOptions {
+	return daemon.ClientOptions{Limits: daemon.Limits{Message: maxDaemonMessage}}
 }
 
 // daemonCommand is what is run on the builder, as Nix itself runs it.

@@ -18,6 +18,10 @@ const (
 	// maxOutput bounds what is read of their output, in bytes; Nix's settings in
 	// JSON are some 100 KiB. Many machines may be read from at the same time.
 	maxOutput = 1 << 20
+	// maxDaemonMessage bounds each message of a daemon, in bytes, of which a screenful of log
+	// is the longest, and maxDaemonMessages how many of them there are in one canary.
+	maxDaemonMessage  = 256 << 10
+	maxDaemonMessages = 2000
 )
 
 func discoveryTimeout(timeout time.Duration) time.Duration {
