@@ -39,12 +39,32 @@ func (r *Reconciler) requestProbe(_ context.Context, s *scope) error {
 	return nil
 }
 
+// ended returns the request that every endpoint was probed for last, or "". It is not
+// the open one where another was made before that was answered: who goes on to ask
+// is not to keep everybody else from an answer.
+func (s *scope) ended() string {
+	request := ""
+	for i := range s.builder.Spec.Endpoints {
+		requested := s.snapshots[s.builder.Spec.Endpoints[i].Name].Requested
+		if requested == "" || request != "" && requested != request {
+			return ""
+		}
+		request = requested
+	}
+	return request
+}
+
 // lastProbe is what the probe found that was asked for last. While one is under way it
 // is that of the request before.
 func (s *scope) lastProbe() *v1alpha1.LastProbe {
 	last, request := s.builder.Status.LastProbe, s.open()
 	if request == "" {
 		return last
+	}
+	if s.probed() {
+		if request = s.ended(); request == "" || last != nil && last.Request == request {
+			return last
+		}
 	}
 	answer := &v1alpha1.LastProbe{
 		Request:        request,
@@ -61,9 +81,6 @@ func (s *scope) lastProbe() *v1alpha1.LastProbe {
 	for i := range s.builder.Spec.Endpoints {
 		endpoint := &s.builder.Spec.Endpoints[i]
 		snapshot := s.snapshots[endpoint.Name]
-		if snapshot.Requested != request {
-			return last
-		}
 		result := &snapshot.RequestedResult
 		if end := result.Started.Add(result.Duration); end.After(ended) {
 			ended = end

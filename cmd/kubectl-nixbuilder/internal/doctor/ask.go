@@ -171,7 +171,7 @@ func (w *waiting) names() string {
 	return strings.Join(names, ", ")
 }
 
-// answered reports whether the operator has answered our request. Of several it answers
+// answered reports whether the operator has answered our request. Of several it may answer
 // the last one only: where somebody else has asked since, that probe is as good as ours,
 // and ours may never be told of.
 func answered(builder *v1alpha1.NixBuilder, token string) bool {
