@@ -177,7 +177,8 @@ func (e *Environment) WriteKubeconfig(path string) error {
 }
 
 // User returns the client configuration of a user of that name, who may do
-// what RBAC grants the name and groups. The API server's own names work too:
+// what RBAC grants the name and groups. Like the operator's own it does not limit how
+// often the user asks. The API server's own names work too:
 // "system:serviceaccount:<namespace>:<name>" with group
 // "system:serviceaccounts" is what a pod of that service account is.
 func (e *Environment) User(name string, groups ...string) (*rest.Config, error) {
@@ -185,7 +186,9 @@ func (e *Environment) User(name string, groups ...string) (*rest.Config, error) 
 	if err != nil {
 		return nil, fmt.Errorf("make user %s: %w", name, err)
 	}
-	return user.Config(), nil
+	config := user.Config()
+	config.QPS = -1
+	return config, nil
 }
 
 // Stop ends the servers and removes their files. The audit log stays.
