@@ -72,7 +72,8 @@ func (c *checker) machine(ctx context.Context, r *report, known *knowledge, conn
 	default:
 		r.pass(StepMachineFit, reason, messageMachine(t, reason, nil))
 	}
-	return true
+	_, failed := r.failure() // it may still be what the last probe found
+	return !failed
 }
 
 // full finds out whether a disk without any room explains why nix-daemon failed: it

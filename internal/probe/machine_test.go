@@ -259,6 +259,24 @@ func TestRestoredFitness(t *testing.T) {
 	}
 }
 
+// Whatever of an answer is missing when: a machine that is said to be out of use is not
+// asked for its systems.
+func TestMachineThatAnswersInParts(t *testing.T) {
+	t.Parallel()
+	m := newMeasured(t, Thresholds{MinFreeBytes: 1 << 30})
+	m.room("100")
+	known := knowledge{}
+	for i, text := range []string{*m.text.Load(), lines("clock 1"), "", ""} {
+		m.print(text)
+		var result Result
+		result, known = probeAgain(t, m.target, known)
+		fit, systems := result.Outcome(StepMachineFit), result.Outcome(StepSystemsVerified)
+		if (fit.Reason == ReasonDiskPressure) != (systems.Reason == ReasonNotReached) {
+			t.Errorf("probe %d: %+v, then %+v", i, fit, systems)
+		}
+	}
+}
+
 // Until it is measured again, what was said of it before the restart stands.
 func TestRestoredFitnessWithoutFigures(t *testing.T) {
 	t.Parallel()
