@@ -108,6 +108,21 @@ var _ = Describe("Operator", Ordered, ContinueOnFailure, func() {
 		}
 	}, SpecTimeout(specTimeout))
 
+	It("makes no error of a namespace that is going", func(ctx SpecContext) {
+		going := namespace(ctx, "operator-going", "baseline")
+		key(ctx, going)
+		nixBuilder(ctx, going, older, older.IP())
+		ready(ctx, going)
+		began := time.Now()
+		kubectl(ctx, "delete", "namespace", going, "--timeout=60s")
+		pods := &corev1.PodList{}
+		Expect(api.List(ctx, pods, client.InNamespace(operator))).To(Succeed())
+		for _, pod := range pods.Items {
+			text := kubectl(ctx, "logs", "-n", operator, pod.Name, "--since-time="+began.UTC().Format(time.RFC3339))
+			Expect(text).NotTo(ContainSubstring(`"level":"error"`))
+		}
+	}, SpecTimeout(specTimeout))
+
 	It("takes the ConfigMap away with the last NixBuilder", func(ctx SpecContext) {
 		kubectl(ctx, "delete", "nixbuilders", "--all", "-n", team)
 		Eventually(ctx, func() error {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -145,6 +146,21 @@ var _ = Describe("Pods", Ordered, ContinueOnFailure, func() {
 			kubectl(ctx, "delete", "pod", pod.Name, "-n", pod.Namespace, "--force", "--grace-period=0")
 		}),
 	)
+
+	It("go on building after their dispatcher has crashed in mid-build", func(ctx SpecContext) {
+		pod := example("dispatched-pod.yaml", team, clientImage)
+		name := fmt.Sprintf("crash-%d", time.Now().UnixNano())
+		script := `"$@"; echo "first ended with $?"; for i in $(seq 30); do nix-build --no-out-link '<nixpkgs>' -A hello && exit; sleep 1; done; exit 1`
+		pod.Spec.Containers[0].Command = append([]string{"bash", "-c", script, "build"}, slow(name, 600)...)
+		Expect(api.Create(ctx, pod)).To(Succeed())
+		Eventually(ctx, builds).WithTimeout(patience).WithPolling(pollInterval).Should(Equal(1))
+		Expect(kube.SignalPod(string(pod.UID), "nix-dispatcher", syscall.SIGKILL)).To(Succeed())
+		Expect(ended(ctx, pod)).To(Equal(corev1.PodSucceeded), func() string { return logs(ctx, pod) })
+		text := logs(ctx, pod)
+		Expect(text).To(MatchRegexp(`first ended with [1-9]`))
+		Expect(text).To(MatchRegexp(`(?m)/nix/store/\S+-hello$`))
+		Eventually(ctx, builds).WithTimeout(patience).WithPolling(pollInterval).Should(BeZero())
+	}, SpecTimeout(specTimeout))
 
 	It("see a new builder without a restart, and build there", func(ctx SpecContext) {
 		another := namespace(ctx, "pods-growing", "baseline")
