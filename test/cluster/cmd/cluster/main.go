@@ -68,7 +68,7 @@ type state struct {
 	Enter []string
 	// Environment is what such a command has besides the caller's.
 	Environment []string
-	// Nodes is how many there are, or "" with Problem.
+	// Nodes is how many there are; none until the cluster is up.
 	Nodes int
 	// Problem is why the cluster, or its newest node, did not start.
 	Problem string
