@@ -76,6 +76,7 @@ func (f *farSite) prepare(p *patient) {
 	if err != nil {
 		p.Fatal(err)
 	}
+	p.Cleanup(link.Close) // it dials in the network
 	host, port, err := net.SplitHostPort(link.Address())
 	if err != nil {
 		p.Fatal(err)

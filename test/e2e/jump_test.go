@@ -65,6 +65,7 @@ var _ = Describe("A builder behind a jump host", Ordered, func() {
 			return conn, err
 		})
 		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(link.Close) // it dials in the network
 		host, port, err := net.SplitHostPort(link.Address())
 		Expect(err).NotTo(HaveOccurred())
 		number, err := strconv.Atoi(port)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -52,6 +53,10 @@ type realNix struct {
 	name, root string
 }
 
+// tooOld is in the versions of Nix that are older than what the codec speaks with. The
+// lab keeps one to see how it is refused.
+const tooOld = " 2.3."
+
 // realNixes finds what there is: the Nix of this machine and the unpacked packages
 // that the project's lab keeps.
 func realNixes(t *testing.T) []realNix {
@@ -66,6 +71,9 @@ func realNixes(t *testing.T) []realNix {
 	cache, _ := os.UserCacheDir()
 	roots, _ := filepath.Glob(filepath.Join(cache, "nix-builder-operator", "rootfs-*", "nix-version"))
 	for _, r := range roots {
+		if version, err := os.ReadFile(r); err != nil || strings.Contains(string(version), tooOld) {
+			continue
+		}
 		found = append(found, realNix{filepath.Base(filepath.Dir(r)), filepath.Dir(r)})
 	}
 	if len(found) == 0 {
