@@ -126,7 +126,8 @@ type waiting struct {
 }
 
 // wait looks again and again until all have answered or time is up, and returns the
-// NixBuilders as they were at last.
+// NixBuilders as they were at last. An API server that cannot be asked for a while ends
+// nothing: the answers stay where they are.
 func (w *waiting) wait(ctx context.Context) ([]v1alpha1.NixBuilder, error) {
 	started := time.Now()
 	ticker := time.NewTicker(w.asking.Poll)
@@ -134,28 +135,36 @@ func (w *waiting) wait(ctx context.Context) ([]v1alpha1.NixBuilder, error) {
 	asked := len(w.open)
 	for {
 		all, err := w.cluster.List(ctx, w.asking.Namespace)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			w.open = slices.DeleteFunc(w.open, func(key types.NamespacedName) bool {
+				builder := find(all, key)
+				return builder == nil || answered(builder, w.token)
+			})
 		}
-		w.open = slices.DeleteFunc(w.open, func(key types.NamespacedName) bool {
-			builder := find(all, key)
-			return builder == nil || answered(builder, w.token)
-		})
 		passed := time.Since(started)
-		if len(w.open) == 0 || passed >= w.asking.Timeout {
-			return all, nil
+		if len(w.open) == 0 || passed >= w.asking.Timeout || ctx.Err() != nil {
+			return all, err
 		}
-		if w.hint == "" && len(w.open) == asked && passed >= w.asking.Hint {
-			w.hint = w.cluster.Operator(ctx, time.Now())
-			w.progress.Note(fmt.Sprintf("no answer for %s: %s", passed.Round(time.Second), w.hint))
+		if err != nil {
+			w.progress.Show(fmt.Sprintf("trying again to ask the cluster (%s): %v", passed.Round(time.Second), err))
+		} else {
+			w.tell(ctx, passed, len(w.open) == asked)
 		}
-		w.progress.Show(fmt.Sprintf("waiting for the operator to probe %s (%s)", w.names(), passed.Round(time.Second)))
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-ticker.C:
 		}
 	}
+}
+
+// tell shows who is waited for, and once what may be wrong where nobody has answered.
+func (w *waiting) tell(ctx context.Context, passed time.Duration, none bool) {
+	if w.hint == "" && none && passed >= w.asking.Hint {
+		w.hint = w.cluster.Operator(ctx, time.Now())
+		w.progress.Note(fmt.Sprintf("no answer for %s: %s", passed.Round(time.Second), w.hint))
+	}
+	w.progress.Show(fmt.Sprintf("waiting for the operator to probe %s (%s)", w.names(), passed.Round(time.Second)))
 }
 
 // names lists who is waited for.

@@ -34,7 +34,9 @@ type fakeCluster struct {
 	vanish string
 	// rival asks a moment after us.
 	rival string
-	err   error
+	// down is how long the API server lists nothing after it was asked.
+	down time.Duration
+	err  error
 
 	asked map[string]time.Time
 	token map[string]string
@@ -42,6 +44,11 @@ type fakeCluster struct {
 
 func (f *fakeCluster) List(_ context.Context, namespace string) ([]v1alpha1.NixBuilder, error) {
 	var list []v1alpha1.NixBuilder
+	for _, asked := range f.asked {
+		if time.Since(asked) < f.down {
+			return nil, errors.New("the API server is down")
+		}
+	}
 	for _, b := range f.builders {
 		if namespace != "" && b.Namespace != namespace || f.vanish == b.Name && f.asked[b.Name] != (time.Time{}) {
 			continue
@@ -122,6 +129,8 @@ func TestAsk(t *testing.T) {
 		"nobody answers":      {cluster: fakeCluster{builders: two, answer: -1}, want: map[string]Finding{"one": Unclear, "two": Unclear}, wantNote: true},
 		"deleted meanwhile":   {cluster: fakeCluster{builders: two, vanish: "one", steps: step(metav1.ConditionTrue, "Connected")}, want: map[string]Finding{"one": Unclear, "two": Well}},
 		"somebody else asks":  {cluster: fakeCluster{builders: two[:1], rival: "now", answer: 5 * time.Second, steps: step(metav1.ConditionTrue, "Connected")}, want: map[string]Finding{"two": Well}},
+		"cluster is away":     {cluster: fakeCluster{builders: two[:1], down: 20 * time.Second, steps: step(metav1.ConditionTrue, "Connected")}, want: map[string]Finding{"two": Well}},
+		"cluster stays away":  {cluster: fakeCluster{builders: two[:1], down: time.Hour}, wantErr: "the API server is down"},
 		"not of this name":    {cluster: fakeCluster{builders: two}, names: []string{"three"}, wantErr: "no NixBuilder three in namespace ci"},
 		"none here":           {cluster: fakeCluster{}, wantErr: "no NixBuilders in namespace ci (-A looks in all)"},
 		"none anywhere":       {cluster: fakeCluster{}, all: true, wantErr: "there are no NixBuilders"},
