@@ -215,10 +215,10 @@ func (s *scope) refutationTransitions(old, entry *v1alpha1.EndpointStatus) []tra
 		if outcome := snapshot.Result.Outcome(probe.StepSystemsVerified); outcome.Status == probe.StatusFalse {
 			why = outcome.Message // The entry may be about something else that is wrong besides.
 		}
-		return []transition{{warning: true, endpoint: entry.Name, reason: string(reason), action: actionProbe,
+		return []transition{{warning: true, recurs: true, endpoint: entry.Name, reason: string(reason), action: actionProbe,
 			note: withEnd(why, fmt.Sprintf(" (out of use for %s now)", strings.Join(now, ", ")))}}
 	}
-	return []transition{{endpoint: entry.Name, reason: string(probe.ReasonSystemsVerified), action: actionProbe,
+	return []transition{{recurs: true, endpoint: entry.Name, reason: string(probe.ReasonSystemsVerified), action: actionProbe,
 		note: fmt.Sprintf("%s: in use again for %s", entry.Name, strings.Join(before, ", "))}}
 }
 

@@ -228,6 +228,23 @@ func TestEventsThatRecurAreCounted(t *testing.T) {
 	}
 }
 
+// A machine may answer each canary in another way.
+func TestRefutationsRecur(t *testing.T) {
+	t.Parallel()
+	entry := func(refuted ...string) *v1alpha1.EndpointStatus {
+		return &v1alpha1.EndpointStatus{Name: "a", State: v1alpha1.EndpointHealthy, RefutedSystems: refuted}
+	}
+	s := &scope{}
+	for _, got := range [][]transition{
+		s.refutationTransitions(entry(), entry("aarch64-linux")),
+		s.refutationTransitions(entry("aarch64-linux"), entry()),
+	} {
+		if len(got) != 1 || !got[0].recurs {
+			t.Errorf("events %+v, want one that recurs", got)
+		}
+	}
+}
+
 // regarded is a recorder that keeps what the last event was about.
 type regarded struct{ about runtime.Object }
 
