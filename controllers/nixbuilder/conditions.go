@@ -179,7 +179,7 @@ func (s *scope) ready(endpoints []v1alpha1.EndpointStatus) verdict {
 			return s.unserved(system, candidates)
 		}
 	}
-	return inUse(candidates)
+	return s.inUse(candidates)
 }
 
 // unserved tells why a system has no endpoint in use; "" stands for all while
@@ -211,7 +211,7 @@ func (s *scope) unserved(system string, candidates []v1alpha1.EndpointStatus) ve
 }
 
 // inUse tells whether all endpoints are as they should be.
-func inUse(candidates []v1alpha1.EndpointStatus) verdict {
+func (s *scope) inUse(candidates []v1alpha1.EndpointStatus) verdict {
 	var away []string
 	for i := range candidates {
 		if candidates[i].State != v1alpha1.EndpointHealthy {
@@ -219,7 +219,22 @@ func inUse(candidates []v1alpha1.EndpointStatus) verdict {
 		}
 	}
 	if len(away) == 0 {
-		return holds(v1alpha1.ReasonAllHealthy, "every endpoint is healthy")
+		return holds(v1alpha1.ReasonAllHealthy, "every endpoint is healthy"+s.doubt(candidates))
 	}
 	return holds(v1alpha1.ReasonDegraded, away[0]+count(len(away), len(candidates)))
+}
+
+// doubt is what the summary adds of the first endpoint in use at which something is to
+// be corrected, perhaps: else nobody would look for it. The words are those of the
+// step's condition, so they change no more often than that does.
+func (s *scope) doubt(candidates []v1alpha1.EndpointStatus) string {
+	for i := range candidates {
+		snapshot := s.snapshots[candidates[i].Name]
+		for _, outcome := range snapshot.Result.Outcomes {
+			if outcome.Status == probe.StatusUnknown && outcome.Reason.NotConfirmed() {
+				return ", with a doubt: " + outcome.Message
+			}
+		}
+	}
+	return ""
 }

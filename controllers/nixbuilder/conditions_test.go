@@ -158,7 +158,21 @@ func TestConditions(t *testing.T) {
 			builder: one(), snapshots: snapshots(doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonFeaturesNotConfirmed, "a (a.example.com:22): no kvm")),
 			want: map[string]condition{
 				v1alpha1.ConditionSystemsVerified: {isUnknown, "FeaturesNotConfirmed", "a (a.example.com:22): no kvm"},
+				v1alpha1.ConditionReady:           {isTrue, "AllHealthy", "every endpoint is healthy, with a doubt: a (a.example.com:22): no kvm"},
 			},
+		},
+		"a doubt that names nothing to correct": {
+			builder: one(), snapshots: snapshots(doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonDiscoveryUnavailable, "a (a.example.com:22): silent")),
+			want: map[string]condition{
+				v1alpha1.ConditionSystemsVerified: {isUnknown, "DiscoveryUnavailable", "a (a.example.com:22): silent"},
+			},
+		},
+		"a doubt about one that is cordoned": {
+			builder: three().Change(func(b *v1alpha1.NixBuilder) {
+				b.Spec.Endpoints[0].Cordon = builders.MakeCordon("new disk", time.Time{})
+			}),
+			snapshots: snapshots(doubtfulSnapshot(probe.StepSystemsVerified, probe.ReasonSystemsNotConfirmed, "a: no"), healthySnapshot(), healthySnapshot()),
+			want:      map[string]condition{v1alpha1.ConditionCordoned: {isTrue, "Cordoned", "a: new disk"}},
 		},
 		"a system without an endpoint": {
 			builder: three(), snapshots: snapshots(darwin, refused, darwin),

@@ -171,6 +171,13 @@ func (r Reason) StaysInUse() bool {
 	return entry.StaysInUse
 }
 
+// NotConfirmed tells whether an Unknown outcome for this reason names something in the
+// spec that may have to be corrected. The other doubts are about what cannot be found
+// out.
+func (r Reason) NotConfirmed() bool {
+	return r == ReasonSystemsNotConfirmed || r == ReasonFeaturesNotConfirmed
+}
+
 func reachableReasons() []Entry {
 	return entries(StepReachable, []Entry{
 		{Status: StatusTrue, Reason: ReasonConnected, Meaning: "An SSH server answers."},
@@ -215,7 +222,7 @@ func loginReasons() []Entry {
 		{Status: StatusTrue, Reason: ReasonAuthenticated, Meaning: "The user is logged in."},
 		{AtOnce: true, Reason: ReasonNoCredential, Meaning: "There is no Secret with a private key."},
 		{AtOnce: true, Reason: ReasonKeyPassphrase, Meaning: "The private key is protected by a passphrase, which nobody can type. Use one without."},
-		{AtOnce: true, Reason: ReasonKeyMalformed, Meaning: "The Secret's `ssh-privatekey` is not a private key."},
+		{AtOnce: true, Reason: ReasonKeyMalformed, Meaning: "The Secret's `ssh-privatekey` is not a private key, or ssh itself cannot read it: its last newline is missing, or its lines end as on Windows. Store the file as it is, with `--from-file`."},
 		{AtOnce: true, Reason: ReasonKeyIsPublic, Meaning: "The Secret's `ssh-privatekey` is the public key."},
 		{AtOnce: true, Reason: ReasonKeyUnsupported, Meaning: "The private key is of a type no longer supported. Use ed25519."},
 		{AtOnce: true, Reason: ReasonCertificateMalformed, Meaning: "The Secret's `ssh-privatekey-cert.pub` is not a user certificate."},

@@ -40,7 +40,7 @@ func (r *Report) Print(p *show.Printer, verbose bool) {
 func (b *Builder) print(p *show.Printer, verbose bool) {
 	indent := 0
 	if b.Name != "" {
-		p.Linef("%s  %s", p.Styled(show.Strong, b.Namespace+"/"+b.Name), p.Styled(styleOf(b.Finding), word(b.Finding)))
+		p.Linef("%s  %s", p.Styled(show.Strong, b.Namespace+"/"+b.Name), headline(p, b.Finding, b.Doubts))
 		indent = deep
 	}
 	if b.Problem != "" {
@@ -63,7 +63,7 @@ func (m *Machine) print(p *show.Printer, indent int, verbose bool) {
 	if m.Address != "" && !strings.Contains(title, "://") {
 		title += " (" + m.Address + ")"
 	}
-	p.Linef("%s%s  %s", strings.Repeat(" ", indent), p.Styled(show.Strong, title), p.Styled(styleOf(m.Finding), word(m.Finding)))
+	p.Linef("%s%s  %s", strings.Repeat(" ", indent), p.Styled(show.Strong, title), headline(p, m.Finding, m.Doubts))
 	indent += deep
 	if m.Problem != "" {
 		p.Paragraph(indent, show.Doubt, m.Problem)
@@ -125,8 +125,9 @@ func (s *Step) print(p *show.Printer, indent int, verbose bool) {
 // summary counts, where there is more than one machine.
 func (r *Report) summary() string {
 	counts := make(map[Finding]int)
-	all := 0
+	all, doubts := 0, 0
 	for _, b := range r.Builders {
+		doubts += b.Doubts
 		if len(b.Machines) == 0 {
 			counts[b.Finding]++
 			all++
@@ -146,7 +147,26 @@ func (r *Report) summary() string {
 	if counts[Unclear] > 0 {
 		text += fmt.Sprintf(", %d not found out", counts[Unclear])
 	}
+	if doubts > 0 {
+		text += "; " + inDoubt(doubts)
+	}
 	return text
+}
+
+// headline says in short what was found. Doubts take nothing out of use, but nobody would
+// look for them below the word that all is well.
+func headline(p *show.Printer, f Finding, doubts int) string {
+	if f != Well || doubts == 0 {
+		return p.Styled(styleOf(f), word(f))
+	}
+	return p.Styled(show.Doubt, "well, "+inDoubt(doubts))
+}
+
+func inDoubt(count int) string {
+	if count == 1 {
+		return "1 doubt"
+	}
+	return fmt.Sprintf("%d doubts", count)
 }
 
 func word(f Finding) string {

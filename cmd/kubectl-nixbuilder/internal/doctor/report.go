@@ -12,6 +12,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/controllers/machines"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
 )
 
 // Finding is the short form of what was found.
@@ -37,6 +38,8 @@ type Builder struct {
 	Namespace string  `json:"namespace,omitempty"`
 	Name      string  `json:"name,omitempty"`
 	Finding   Finding `json:"finding"`
+	// Doubts counts those of the machines.
+	Doubts int `json:"doubts,omitempty"`
 	// Problem is why nothing could be found out.
 	Problem string `json:"problem,omitempty"`
 	// Steps are those about the whole object.
@@ -49,8 +52,10 @@ type Machine struct {
 	Name    string  `json:"name"`
 	Address string  `json:"address,omitempty"`
 	Finding Finding `json:"finding"`
-	Problem string  `json:"problem,omitempty"`
-	Steps   []Step  `json:"steps,omitempty"`
+	// Doubts counts the steps that are Unknown and name something to correct.
+	Doubts  int    `json:"doubts,omitempty"`
+	Problem string `json:"problem,omitempty"`
+	Steps   []Step `json:"steps,omitempty"`
 	// Cordon is set where somebody has taken the machine out of use.
 	Cordon *Cordon `json:"cordon,omitempty"`
 	// File is what the machines file makes of it; nil without a cluster.
@@ -111,19 +116,31 @@ func ofSteps(steps []Step) Finding {
 	return Well
 }
 
+// doubts counts the steps by which something may have to be corrected, though the
+// machine is in use.
+func doubts(steps []Step) int {
+	count := 0
+	for _, step := range steps {
+		if step.Status == string(metav1.ConditionUnknown) && probe.Reason(step.Reason).NotConfirmed() {
+			count++
+		}
+	}
+	return count
+}
+
 // settle works out the findings of a builder from those of its parts.
 func (b *Builder) settle() {
-	b.Finding = ofSteps(b.Steps)
+	b.Finding, b.Doubts = ofSteps(b.Steps), 0
 	if b.Problem != "" {
 		b.Finding = worse(b.Finding, Unclear)
 	}
 	for i := range b.Machines {
 		m := &b.Machines[i]
-		m.Finding = ofSteps(m.Steps)
+		m.Finding, m.Doubts = ofSteps(m.Steps), doubts(m.Steps)
 		if m.Problem != "" {
 			m.Finding = worse(m.Finding, Unclear)
 		}
-		b.Finding = worse(b.Finding, m.Finding)
+		b.Finding, b.Doubts = worse(b.Finding, m.Finding), b.Doubts+m.Doubts
 	}
 }
 

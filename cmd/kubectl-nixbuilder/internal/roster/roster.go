@@ -17,6 +17,7 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/show"
+	"nixbuilder.io/nix-builder-operator/internal/probe"
 )
 
 // Roster is a list of machines. Its JSON is documented in docs/kubectl.md.
@@ -34,8 +35,10 @@ type Machine struct {
 	Since     *time.Time `json:"since,omitempty"`
 	Reason    string     `json:"reason,omitempty"`
 	Message   string     `json:"message,omitempty"`
-	Systems   []string   `json:"systems,omitempty"`
-	Features  []string   `json:"features,omitempty"`
+	// Doubt is what may have to be corrected although the machine is in use.
+	Doubt    string   `json:"doubt,omitempty"`
+	Systems  []string `json:"systems,omitempty"`
+	Features []string `json:"features,omitempty"`
 	// Mandatory are features that a build has to require to come here.
 	Mandatory       []string `json:"mandatoryFeatures,omitempty"`
 	RefutedSystems  []string `json:"refutedSystems,omitempty"`
@@ -81,6 +84,7 @@ func newMachine(builder *v1alpha1.NixBuilder, endpoint *v1alpha1.Endpoint, now t
 	// What is known of another address is not about this machine.
 	if s := builder.Status.Endpoint(endpoint.Name); s != nil && s.Address == m.Address {
 		m.State, m.Reason, m.Message = string(s.State), s.Reason, s.Message
+		m.Doubt = doubt(builder, s)
 		m.Systems, m.RefutedSystems = cmpSlices(s.Systems, without(m.Systems, s.RefutedSystems)), s.RefutedSystems
 		m.Features, m.RefutedFeatures = cmpSlices(s.Features, without(m.Features, s.RefutedFeatures)), s.RefutedFeatures
 		m.Jobs, m.Cores, m.Nix, m.Credential = cmp.Or(s.MaxJobs, m.Jobs), s.Cores, s.NixVersion, s.Credential
@@ -98,6 +102,19 @@ func newMachine(builder *v1alpha1.NixBuilder, endpoint *v1alpha1.Endpoint, now t
 		}
 	}
 	return m
+}
+
+// doubt is what is said of an endpoint by which something may have to be corrected. Where
+// the endpoint's own status tells of something else, the condition of the step may name it.
+func doubt(builder *v1alpha1.NixBuilder, s *v1alpha1.EndpointStatus) string {
+	if s.State == v1alpha1.EndpointHealthy && probe.Reason(s.Reason).NotConfirmed() {
+		return s.Message
+	}
+	verified := builder.Status.Condition(v1alpha1.ConditionSystemsVerified)
+	if verified != nil && probe.Reason(verified.Reason).NotConfirmed() && strings.HasPrefix(verified.Message, s.Name+" (") {
+		return verified.Message
+	}
+	return ""
 }
 
 // cmpSlices is the first list that is not empty.

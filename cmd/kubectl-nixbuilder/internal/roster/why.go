@@ -61,6 +61,8 @@ type Choice struct {
 	Machine     string `json:"machine"`
 	Jobs        int    `json:"maxJobs"`
 	SpeedFactor int    `json:"speedFactor"`
+	// Doubt is what may have to be corrected although the machine is in use.
+	Doubt string `json:"doubt,omitempty"`
 }
 
 // Other is a machine that cannot.
@@ -102,6 +104,10 @@ func Why(builders []v1alpha1.NixBuilder, namespace, system string, features []st
 		answer.Others = append(answer.Others, Other{m.ID(), obstacles(m, &b, need)})
 	}
 	answer.rank(able, need, now)
+	for i := range answer.Choices {
+		at := slices.IndexFunc(known.Machines, func(m Machine) bool { return m.ID() == answer.Choices[i].Machine })
+		answer.Choices[i].Doubt = known.Machines[at].Doubt
+	}
 	return answer
 }
 
@@ -132,7 +138,7 @@ func (a *Answer) rank(able []scheduler.Builder, need scheduler.Class, now time.T
 			return
 		}
 		a.Outcome = Builds
-		a.Choices = append(a.Choices, Choice{able[i].ID, able[i].Slots, max(able[i].Speed, 1)})
+		a.Choices = append(a.Choices, Choice{Machine: able[i].ID, Jobs: able[i].Slots, SpeedFactor: max(able[i].Speed, 1)})
 		able = slices.Delete(able, i, i+1)
 	}
 }
@@ -198,11 +204,7 @@ func (a *Answer) Print(p *show.Printer) {
 		if len(a.Choices) > 1 {
 			p.Paragraph(0, show.Plain, "In order of preference while nothing else builds; busy machines, and those that lack the build's inputs, come later:")
 		}
-		var rows [][]show.Cell
-		for _, c := range a.Choices {
-			rows = append(rows, []show.Cell{{Text: c.Machine}, {Text: fmt.Sprint(c.Jobs)}, {Text: fmt.Sprint(c.SpeedFactor)}})
-		}
-		p.Table([]string{"NAME", "JOBS", "SPEED"}, rows)
+		a.printChoices(p)
 	case Waits:
 		p.Paragraph(0, show.Bad, build+" waits: the machines for it cannot be used now.")
 	case Nowhere:
@@ -218,4 +220,22 @@ func (a *Answer) Print(p *show.Printer) {
 			p.Paragraph(4, show.Plain, obstacle.Message)
 		}
 	}
+}
+
+// printChoices writes a table, with a column for doubts where there are any.
+func (a *Answer) printChoices(p *show.Printer) {
+	header := []string{"NAME", "JOBS", "SPEED"}
+	doubted := slices.ContainsFunc(a.Choices, func(c Choice) bool { return c.Doubt != "" })
+	if doubted {
+		header = append(header, "DOUBT")
+	}
+	var rows [][]show.Cell
+	for _, c := range a.Choices {
+		row := []show.Cell{{Text: c.Machine}, {Text: fmt.Sprint(c.Jobs)}, {Text: fmt.Sprint(c.SpeedFactor)}}
+		if doubted {
+			row = append(row, show.Cell{Text: c.Doubt, Style: show.Doubt})
+		}
+		rows = append(rows, row)
+	}
+	p.Table(header, rows)
 }

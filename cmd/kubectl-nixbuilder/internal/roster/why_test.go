@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"nixbuilder.io/nix-builder-operator/api/v1alpha1"
 	"nixbuilder.io/nix-builder-operator/test/builders"
@@ -130,11 +131,26 @@ func TestWhyInWords(t *testing.T) {
 	list := []v1alpha1.NixBuilder{
 		builder("good", v1alpha1.EndpointHealthy, nil), builder("also", v1alpha1.EndpointHealthy, nil), builder("sick", v1alpha1.EndpointUnhealthy, nil),
 	}
+	const message = "a (doubted.example:22): declared system x86_64-linux is not in the builder's own configuration"
+	doubted := builder("doubted", v1alpha1.EndpointHealthy, func(b *v1alpha1.NixBuilder) {
+		b.Status.Endpoints[0].Reason, b.Status.Endpoints[0].Message = "SystemsNotConfirmed", message
+	})
+	elsewhere := builder("doubted", v1alpha1.EndpointHealthy, func(b *v1alpha1.NixBuilder) {
+		b.Status.Endpoints[0].Reason = "TrustUnknown"
+		b.Status.Conditions = append(b.Status.Conditions, metav1.Condition{
+			Type: v1alpha1.ConditionSystemsVerified, Status: metav1.ConditionUnknown, Reason: "SystemsNotConfirmed", Message: message,
+		})
+	})
+	const wantDoubted = `A build for x86_64-linux goes to doubted/a.
+NAME        JOBS   SPEED   DOUBT
+doubted/a   4      1       ` + message + "\n"
 	tests := map[string]struct {
 		builders []v1alpha1.NixBuilder
 		features []string
 		want     string
 	}{
+		"goes where there is a doubt":        {[]v1alpha1.NixBuilder{doubted}, nil, wantDoubted},
+		"the doubt is in the condition only": {[]v1alpha1.NixBuilder{elsewhere}, nil, wantDoubted},
 		"goes somewhere": {list[:1], []string{"kvm"}, `A build for x86_64-linux with kvm goes to good/a.
 NAME     JOBS   SPEED
 good/a   4      1
