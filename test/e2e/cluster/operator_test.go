@@ -51,7 +51,15 @@ var _ = Describe("Operator", Ordered, ContinueOnFailure, func() {
 	}
 
 	It("has another leader when the first is killed, which tells and writes nothing anew", func(ctx SpecContext) {
-		first, before, told := leader(ctx), machines(ctx, team), events(ctx)
+		// The last words about the builders' becoming ready may be yet to come.
+		var before, told string
+		Eventually(ctx, func() bool {
+			version, list := machines(ctx, team).ResourceVersion, events(ctx)
+			settled := version == before && list == told
+			before, told = version, list
+			return settled
+		}).WithTimeout(patience).WithPolling(3 * time.Second).Should(BeTrue())
+		first := leader(ctx)
 		pod := &corev1.Pod{}
 		name, _, _ := strings.Cut(first, "_")
 		Expect(api.Get(ctx, client.ObjectKey{Namespace: operator, Name: name}, pod)).To(Succeed())
@@ -64,7 +72,7 @@ var _ = Describe("Operator", Ordered, ContinueOnFailure, func() {
 		Eventually(ctx, func() string {
 			return kubectl(ctx, "get", "nixbuilders", "-n", team, "-o", "jsonpath={.items[*].status.lastProbe}")
 		}).WithTimeout(patience).WithPolling(pollInterval).Should(ContainSubstring(began.Format(time.RFC3339)))
-		Expect(machines(ctx, team).ResourceVersion).To(Equal(before.ResourceVersion))
+		Expect(machines(ctx, team).ResourceVersion).To(Equal(before))
 		Expect(events(ctx)).To(Equal(told))
 	}, SpecTimeout(specTimeout))
 
