@@ -16,21 +16,27 @@ import (
 // CheckCredential tells, without connecting anywhere, whether a credential can be
 // used to log in at the time given. Neither reason nor message hold any part of it.
 func CheckCredential(c Credential, now time.Time) (Reason, string, bool) {
-	_, reason := parseCredential(c, now)
-	return reason, messageCredential(c.Name, reason), reason == ReasonCredentialUsable
+	_, reason, message := parseCredential(c, now)
+	return reason, message, reason == ReasonCredentialUsable
 }
 
-// parseCredential returns the signer, or why there is none.
-func parseCredential(c Credential, now time.Time) (ssh.Signer, Reason) {
+// parseCredential returns the signer, or why there is none. Keys that only OpenSSH's own
+// programs cannot read are refused, too: clients use the same Secrets with these.
+func parseCredential(c Credential, now time.Time) (ssh.Signer, Reason, string) {
+	unusable := func(reason Reason) (ssh.Signer, Reason, string) {
+		return nil, reason, messageCredential(c.Name, reason)
+	}
 	signer, err := sshconn.ParseKey(c.PrivateKey, c.Certificate)
 	switch {
 	case err != nil:
-		return nil, credentialReason(err)
+		return unusable(credentialReason(err))
 	case !validAt(signer, now):
-		return nil, ReasonCertificateOutOfDate
-	default:
-		return signer, ReasonCredentialUsable
+		return unusable(ReasonCertificateOutOfDate)
 	}
+	if err := sshconn.CheckForm(c.PrivateKey); err != nil {
+		return nil, ReasonKeyMalformed, messageKeyForm(c.Name, err)
+	}
+	return signer, ReasonCredentialUsable, messageCredential(c.Name, ReasonCredentialUsable)
 }
 
 // credentialReason maps what sshconn says of a key.
@@ -74,12 +80,12 @@ type signers struct {
 func parseCredentials(credentials []Credential, now time.Time) signers {
 	out := signers{reason: ReasonNoCredential, message: messageCredential("", ReasonNoCredential)}
 	for _, c := range credentials {
-		signer, reason := parseCredential(c, now)
+		signer, reason, message := parseCredential(c, now)
 		if reason == ReasonCredentialUsable {
 			out.list = append(out.list, signer)
 			out.names = append(out.names, c.Name)
 		} else if out.reason == ReasonNoCredential {
-			out.reason, out.message = reason, messageCredential(c.Name, reason)
+			out.reason, out.message = reason, message
 		}
 	}
 	return out

@@ -44,6 +44,11 @@ func messageCredential(name string, reason Reason) string {
 	}
 }
 
+// messageKeyForm is about a key that OpenSSH's own programs cannot read.
+func messageKeyForm(name string, err error) string {
+	return fmt.Sprintf("Secret %s: in ssh-privatekey, %v, so that ssh itself cannot read it (\"error in libcrypto\"); store the file as ssh-keygen has made it, with --from-file=ssh-privatekey=FILE", name, err)
+}
+
 func messageLogin(t *Target, reason Reason, names []string, detail string) string {
 	tried := keysOf(names)
 	switch reason {
@@ -90,7 +95,7 @@ func messageRefused(t *Target, keys signers, detail string) string {
 }
 
 // otherwiseRefused is what else there may be. From outside all that looks the same.
-const otherwiseRefused = "where that is right, sshd's log says why (AllowUsers or DenyUsers, from=, a locked account, " +
+const otherwiseRefused = "where that is right, sshd's log says why (AllowUsers or DenyUsers, another AuthorizedKeysFile, from=, a locked account, " +
 	"or a home directory or file of keys that others may write to: chmod go-w)"
 
 // maxKeyLine is the length in bytes of the longest public key that is put into a

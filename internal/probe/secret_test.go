@@ -156,6 +156,8 @@ func TestCheckCredential(t *testing.T) {
 		"public":               {Credential{PrivateKey: ssh.MarshalAuthorizedKey(public)}, ReasonKeyIsPublic},
 		"malformed":            {Credential{PrivateKey: Secret("x")}, ReasonKeyMalformed},
 		"empty":                {Credential{}, ReasonKeyMalformed},
+		"no final newline":     {Credential{PrivateKey: bytes.TrimSpace(file)}, ReasonKeyMalformed},
+		"Windows line ends":    {Credential{PrivateKey: bytes.ReplaceAll(file, []byte("\n"), []byte("\r\n"))}, ReasonKeyMalformed},
 		"DSA is not supported": {Credential{PrivateKey: dsaKey(t)}, ReasonKeyUnsupported},
 	}
 	for name, tc := range tests {
@@ -167,6 +169,21 @@ func TestCheckCredential(t *testing.T) {
 				t.Errorf("got %s (%v): %s", reason, ok, message)
 			}
 		})
+	}
+}
+
+// What ssh itself cannot read is said to be that, and how to store it.
+func TestKeyFormIsNamed(t *testing.T) {
+	t.Parallel()
+	file, _ := sshtest.NewKeyFile(t)
+	for want, key := range map[string][]byte{
+		"lacks the newline at its end": bytes.TrimSpace(file),
+		"has CRLF line ends":           bytes.ReplaceAll(file, []byte("\n"), []byte("\r\n")),
+	} {
+		_, message, _ := CheckCredential(Credential{Name: "k", PrivateKey: key}, time.Now())
+		if !strings.Contains(message, want) || !strings.Contains(message, "--from-file=ssh-privatekey=FILE") {
+			t.Errorf("got %q, want %q", message, want)
+		}
 	}
 }
 

@@ -27,6 +27,13 @@ var (
 	ErrMalformedCertificate = errors.New("the certificate is malformed or not one for users")
 	// ErrCertificateMismatch: the certificate is for another key.
 	ErrCertificateMismatch = errors.New("the certificate does not belong to the private key")
+	// ErrNoFinalNewline: OpenSSH's own programs cannot read the private key, because its
+	// last line has no end.
+	ErrNoFinalNewline = errors.New("the private key lacks the newline at its end")
+	// ErrLineEnds: the same, because its lines end as on Windows.
+	ErrLineEnds = errors.New("the private key has CRLF line ends")
+	// ErrAroundKey: the same, because something else stands before it or at its edges.
+	ErrAroundKey = errors.New("the private key has something else on its first or last line, or before it")
 	// ErrMalformedPublicKey: the text is not a public key line.
 	ErrMalformedPublicKey = errors.New("the public key is malformed")
 )
@@ -63,6 +70,29 @@ func ParseKey(privateKey, certificate []byte) (ssh.Signer, error) {
 		return signer, nil
 	}
 	return withCertificate(signer, certificate)
+}
+
+// CheckForm tells whether OpenSSH's own programs can read the text of a private key that
+// ParseKey can read: they are strict about the lines that OpenSSH's own form begins and
+// ends with. PEM is read by a library that is not. Errors are Err… values of this package.
+func CheckForm(privateKey []byte) error {
+	const begin, end = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+	text := strings.TrimLeft(string(privateKey), "\n")
+	before, rest, found := strings.Cut(text, begin)
+	if !found {
+		return nil
+	}
+	body, after, _ := strings.Cut(rest, end)
+	switch {
+	case strings.HasPrefix(body, "\r"), strings.HasPrefix(after, "\r"):
+		return ErrLineEnds
+	case after == "":
+		return ErrNoFinalNewline
+	case before != "", !strings.HasPrefix(body, "\n"), !strings.HasPrefix(after, "\n"):
+		return ErrAroundKey
+	default:
+		return nil
+	}
 }
 
 // isPublicKey recognises a public key line put where a private key belongs.

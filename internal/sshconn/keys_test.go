@@ -90,6 +90,39 @@ func TestParseKey(t *testing.T) {
 	}
 }
 
+// CheckForm refuses what ssh itself refuses to read.
+func TestCheckForm(t *testing.T) {
+	t.Parallel()
+	file, _ := sshtest.NewKeyFile(t)
+	good := string(file)
+	crlf := func(text string) string { return strings.ReplaceAll(text, "\n", "\r\n") }
+	const other = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"
+	tests := map[string]struct {
+		text string
+		want error
+	}{
+		"as made":                 {good, nil},
+		"blank lines around":      {"\n" + good + "\n\n", nil},
+		"text after it":           {good + "hello\n", nil},
+		"no newline at the end":   {strings.TrimSpace(good), ErrNoFinalNewline},
+		"Windows line ends":       {crlf(good), ErrLineEnds},
+		"and no newline":          {crlf(strings.TrimSpace(good)), ErrLineEnds},
+		"on the last line":        {strings.TrimSpace(good) + "\r\n", ErrLineEnds},
+		"blank at the end":        {strings.TrimSpace(good) + " ", ErrAroundKey},
+		"text before it":          {"Comment: x\n" + good, ErrAroundKey},
+		"blank on the first line": {strings.Replace(good, "\n", " \n", 1), ErrAroundKey},
+		"PEM, whatever its lines": {crlf(other), nil},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := CheckForm([]byte(tc.text)); !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+		})
+	}
+}
+
 // leak looks for eight or more characters of a key in text: as stored, or in base64
 // once more, as a Secret's manifest holds it.
 func leak(text string, key []byte) string {

@@ -4,6 +4,7 @@
 package diagnosis
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -129,6 +130,14 @@ func keyCauses() []cause {
 			mend:   "Store the private key as `ssh-keygen` has made it.",
 			breaks: func(p *patient) { p.changeSecret(set(corev1.SSHAuthPrivateKey, p.clientKey()[:200])) },
 			want:   invalid("PrivateKeyMalformed", "not a private key"),
+			remedy: right,
+		},
+		{
+			name: "key-newline", title: "The private key has lost its last newline",
+			means:  "As happens when it is copied and pasted. Keys whose lines end as on Windows are the same: the operator could read them, but clients use the same Secret with ssh, which cannot.",
+			mend:   "Store the file as `ssh-keygen` has made it, with `--from-file=ssh-privatekey=FILE`.",
+			breaks: func(p *patient) { p.changeSecret(set(corev1.SSHAuthPrivateKey, bytes.TrimSpace(p.clientKey()))) },
+			want:   invalid("PrivateKeyMalformed", "lacks the newline at its end", "--from-file=ssh-privatekey=FILE"),
 			remedy: right,
 		},
 		{
