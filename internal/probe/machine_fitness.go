@@ -20,6 +20,8 @@ type fitness struct {
 	// thresholds are those that the rest is about.
 	thresholds Thresholds
 	gauges     [gaugeCount]gauge
+	// behind: the clock was, when it was last read.
+	behind bool
 	// last is the outcome of the last probe.
 	last Outcome
 	// silent is how many times in a row there was no answer, and mute until when the
@@ -109,7 +111,7 @@ func (f *fitness) readings(m *measurement) [gaugeCount]reading {
 			limit: t.MaxClockSkew.Seconds(), value: math.Abs(m.skew.Seconds()), known: m.clockKnown, slack: m.slack.Seconds(), name: "its clock",
 			telling: func(told float64) string {
 				direction := "ahead of"
-				if m.skew < 0 {
+				if f.behind {
 					direction = "behind"
 				}
 				return fmt.Sprintf("its clock is about %s %s the operator's (threshold: %.0f s)", span(told), direction, t.MaxClockSkew.Seconds())
@@ -122,6 +124,9 @@ func (f *fitness) readings(m *measurement) [gaugeCount]reading {
 // that stand for the reason.
 func (f *fitness) judge(m *measurement) (Reason, []string) {
 	said := map[Reason][]string{}
+	if m.clockKnown {
+		f.behind = m.skew < 0
+	}
 	for i, reading := range f.readings(m) {
 		switch g := f.gauge(i); {
 		case reading.limit == 0:

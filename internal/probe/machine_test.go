@@ -245,6 +245,21 @@ func TestMachineThatIsTooBusyToAnswer(t *testing.T) {
 	}
 }
 
+// A clock that cannot be read for once is off in the direction that it was.
+func TestClockThatIsNotReadForOnce(t *testing.T) {
+	t.Parallel()
+	m := newMeasured(t, Thresholds{MaxClockSkew: time.Minute})
+	known := knowledge{}
+	for i, text := range []string{machineOutput(7), lines("load 0.50")} {
+		m.print(text)
+		var result Result
+		result, known = probeAgain(t, m.target, known)
+		if got := result.Outcome(StepMachineFit); got.Reason != ReasonClockSkewed || !strings.Contains(got.Message, "days behind") {
+			t.Errorf("probe %d: got %+v", i, got)
+		}
+	}
+}
+
 // After a restart a machine that was out of use is held to the same.
 func TestRestoredFitness(t *testing.T) {
 	t.Parallel()
