@@ -48,7 +48,10 @@ type canaries struct {
 // that were well are spread, as the process starts with all of them.
 func restoredCanaries(t *Target, kept *Snapshot, now time.Time, random float64) canaries {
 	systems, facts := canarySystems(t, kept.Result.Facts.Systems), &kept.Result.Facts
-	if !t.Canary || kept.State != StateHealthy || len(facts.Refuted) > 0 || len(facts.RefutedFeatures) > 0 || len(systems) == 0 ||
+	if t.Canary && len(facts.Refuted)+len(facts.RefutedFeatures) > 0 {
+		return refutedCanaries(t, &kept.Result)
+	}
+	if !t.Canary || kept.State != StateHealthy || len(systems) == 0 ||
 		kept.Result.Outcome(StepSystemsVerified).Status != StatusTrue {
 		return canaries{}
 	}
@@ -58,6 +61,23 @@ func restoredCanaries(t *Target, kept *Snapshot, now time.Time, random float64) 
 	}
 	for _, feature := range canaryFeatures(t, facts.Features) {
 		c.features = append(c.features, featureVerdict{feature: feature, status: StatusTrue})
+	}
+	return c
+}
+
+// refutedCanaries is what is remembered where something was refuted: it stays so until
+// a canary shows that it is over. One is due now.
+func refutedCanaries(t *Target, kept *Result) canaries {
+	said := kept.Outcome(StepSystemsVerified)
+	if said.Status != StatusFalse {
+		said.Message = messageRefutedBefore(t, slices.Concat(kept.Facts.Refuted, kept.Facts.RefutedFeatures))
+	}
+	var c canaries
+	for _, system := range kept.Facts.Refuted {
+		c.verdicts = append(c.verdicts, canaryVerdict{system: system, status: StatusFalse, said: said.Message})
+	}
+	for _, feature := range kept.Facts.RefutedFeatures {
+		c.features = append(c.features, featureVerdict{feature: feature, status: StatusFalse, said: said.Message})
 	}
 	return c
 }
@@ -173,7 +193,9 @@ func judged(r *report, verdicts []canaryVerdict, features *canaries) bool {
 	lacking := ""
 	if len(r.facts.RefutedFeatures) > 0 {
 		i := slices.IndexFunc(features.features, func(v featureVerdict) bool { return v.status == StatusFalse })
-		lacking = messageFeaturesRefuted(r.target, r.facts.RefutedFeatures, features.features[i].offers)
+		if lacking = features.features[i].said; lacking == "" {
+			lacking = messageFeaturesRefuted(r.target, r.facts.RefutedFeatures, features.features[i].offers)
+		}
 	}
 	for _, verdict := range verdicts {
 		switch verdict.status {
@@ -188,7 +210,11 @@ func judged(r *report, verdicts []canaryVerdict, features *canaries) bool {
 	case len(refuted) > 0 && len(refuted) == len(verdicts):
 		r.fail(StepSystemsVerified, ReasonCanaryFailed, messageCanary(r.target, refuted))
 	case len(refuted) > 0:
-		r.fail(StepSystemsVerified, ReasonSystemsRefuted, strings.TrimSuffix(messageCanary(r.target, refuted)+". "+lacking, ". "))
+		message := messageCanary(r.target, refuted)
+		if !strings.Contains(message, lacking) { // what was said before a restart is about both
+			message += ". " + lacking
+		}
+		r.fail(StepSystemsVerified, ReasonSystemsRefuted, message)
 	case lacking != "":
 		r.fail(StepSystemsVerified, ReasonFeaturesRefuted, lacking)
 	case len(unknown) > 0:

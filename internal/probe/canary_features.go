@@ -27,6 +27,8 @@ type featureVerdict struct {
 	status  Status
 	// offers are the features that the daemon says it has, as it says it.
 	offers string
+	// said is the whole message about it, where that is all that was kept.
+	said string
 }
 
 // canaryFeatures lists what to require of builds.

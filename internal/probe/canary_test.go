@@ -289,6 +289,59 @@ func TestRestoredCanaries(t *testing.T) {
 	}
 }
 
+// After a restart what was refuted stays so, and is told in the same words, until a
+// canary shows something.
+func TestRestoredRefutations(t *testing.T) {
+	t.Parallel()
+	kept := restore(Snapshot{State: StateHealthy, Reason: ReasonAllPassed})
+	kept.Result.Outcomes = unverified(kept.Result.Outcomes, StepSystemsVerified)
+	told := slices.Clone(kept.Result.Outcomes)
+	told[len(told)-1] = Outcome{Step: StepSystemsVerified, Status: StatusFalse, Reason: ReasonSystemsRefuted, Message: "mac-2: it said so"}
+	features := Facts{RefutedFeatures: []string{"big-parallel"}}
+	both := Facts{Refuted: []string{"aarch64-linux"}, RefutedFeatures: features.RefutedFeatures}
+	tests := map[string]struct {
+		result Result
+		works  bool // the first canary shows something
+		want   Reason
+		words  string
+	}{
+		"both":              {Result{Outcomes: told, Facts: both}, false, ReasonSystemsRefuted, "mac-2: it said so"},
+		"features":          {Result{Outcomes: told, Facts: features}, false, ReasonFeaturesRefuted, "mac-2: it said so"},
+		"why is not known":  {Result{Outcomes: kept.Result.Outcomes, Facts: both}, false, ReasonSystemsRefuted, "aarch64-linux, big-parallel failed before"},
+		"cleared by builds": {Result{Outcomes: told, Facts: both}, true, ReasonSystemsVerified, "tiny build succeeds"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nix := newNix(t, daemontest.Options{Build: func(_ context.Context, b *daemontest.Build) *daemon.BuildResult {
+				if tc.works {
+					return runCanary(b)
+				}
+				return &daemon.BuildResult{Status: daemon.StatusTransientFailure, ErrorMessage: "interrupted"}
+			}})
+			target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: nix.exec}))
+			target.Canary, target.Systems = true, []string{"x86_64-linux", "aarch64-linux"}
+			was := kept
+			was.Result = tc.result
+			result, _ := probeAgain(t, target, knowledge{canaries: restoredCanaries(&target, &was, time.Now(), 0)})
+			got := result.Outcome(StepSystemsVerified)
+			if got.Reason != tc.want || !strings.Contains(got.Message, tc.words) || strings.Count(got.Message, "mac-2") != 1 {
+				t.Errorf("got %+v", got)
+			}
+			if len(nix.daemon.Builds()) == 0 {
+				t.Error("no canary")
+			}
+			if tc.works {
+				tc.result.Facts = Facts{}
+			}
+			want := [][]string{tc.result.Facts.Refuted, tc.result.Facts.RefutedFeatures}
+			if diff := cmp.Diff(want, [][]string{result.Facts.Refuted, result.Facts.RefutedFeatures}); diff != "" {
+				t.Errorf("refuted (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // Two endpoints that lead to one machine get no canaries at the same time.
 func TestPlaces(t *testing.T) {
 	t.Parallel()

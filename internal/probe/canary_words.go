@@ -20,6 +20,8 @@ type canaryVerdict struct {
 	text string
 	// offers are the features that a daemon has which refuses a build for them.
 	offers string
+	// said is the whole message about it, where that is all that was kept.
+	said string
 }
 
 // canaryCause is why a builder cannot do even the smallest build.
@@ -148,10 +150,19 @@ func messageCanary(t *Target, failed []canaryVerdict) string {
 		names[i] = verdict.system
 	}
 	first, systems := failed[0], strings.Join(names, ", ")
+	if first.said != "" {
+		return first.said
+	}
 	if first.status == StatusUnknown {
 		return t.says("a tiny build for %s showed nothing: %s", systems, first.text)
 	}
 	return t.says("a tiny build for %s fails (%s): %s", systems, quoted(first.text, "without a word"), remedy(first.cause))
+}
+
+// messageRefutedBefore is for what was refuted before a restart, where why is not known.
+func messageRefutedBefore(t *Target, refuted []string) string {
+	return t.says("a tiny build for %s failed before the operator was restarted, and none has shown anything since; look at the log of nix-daemon, and try one on the machine",
+		strings.Join(refuted, ", "))
 }
 
 // remedy says what to do about a cause.
