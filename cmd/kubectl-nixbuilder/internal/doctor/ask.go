@@ -142,8 +142,11 @@ func (w *waiting) wait(ctx context.Context) ([]v1alpha1.NixBuilder, error) {
 			})
 		}
 		passed := time.Since(started)
-		if len(w.open) == 0 || passed >= w.asking.Timeout || ctx.Err() != nil {
+		switch {
+		case len(w.open) == 0 || passed >= w.asking.Timeout:
 			return all, err
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
 		}
 		if err != nil {
 			w.progress.Show(fmt.Sprintf("trying again to ask the cluster (%s): %v", passed.Round(time.Second), err))

@@ -106,7 +106,7 @@ func (s *spot) probe(ctx context.Context, opts probe.Options) (Machine, error) {
 	}
 	for i, outcome := range result.Outcomes {
 		step := Step{
-			Type: string(outcome.Step), Status: string(outcome.Status), Reason: string(outcome.Reason), Message: outcome.Message,
+			Type: string(outcome.Step), Status: string(outcome.Status), Reason: string(outcome.Reason), Message: s.local(&outcome),
 		}
 		if i < len(result.Took) {
 			step.Milliseconds = result.Took[i].Milliseconds()
