@@ -38,6 +38,8 @@ type checker struct {
 	dial   sshconn.DialFunc
 	gate   *gate
 	builds places
+	// refusals are those of jump hosts.
+	refusals refusals
 	// random returns numbers from [0, 1).
 	random func() float64
 }
@@ -101,6 +103,10 @@ func (c *checker) run(ctx context.Context, r *report, known *knowledge) (time.Ti
 	defer release()
 	started := time.Now()
 	r.watch.start()
+	if refused := c.refusedBefore(r); refused != nil {
+		c.notJumped(ctx, r, refused)
+		return started, nil, nil
+	}
 	conn, err := c.connect(ctx, r, policy, keys.list)
 	if err != nil {
 		var failure *sshconn.Error

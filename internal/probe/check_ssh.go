@@ -102,6 +102,9 @@ func loginFailedAt(e *sshconn.Error) (Step, Reason) {
 func (c *checker) notConnected(ctx context.Context, r *report, known *knowledge, keys signers, policy sshconn.HostKeyPolicy, e *sshconn.Error) {
 	t := r.target
 	if e.JumpHost {
+		if e.Kind == sshconn.KindAuthRefused {
+			c.refusals.note(r.hop.login, e)
+		}
 		c.notJumped(ctx, r, e)
 		return
 	}

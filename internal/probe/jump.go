@@ -59,6 +59,7 @@ func (j *Jump) credentials() []Credential {
 type hop struct {
 	policy sshconn.HostKeyPolicy
 	keys   signers
+	login  loginID
 	// passed gives the place at the gate back, once the login is over.
 	passed func()
 }
@@ -81,6 +82,7 @@ func prepareHop(r *report) bool {
 		r.fail(StepAuthenticated, h.keys.reason, r.target.says("for the jump host: %s", h.keys.message))
 		return false
 	}
+	h.login = jump.loginID(h.keys)
 	r.hop = h
 	return true
 }
@@ -120,6 +122,7 @@ func (c *checker) throughHop(r *report, config sshconn.Config) sshconn.Config {
 			if step != sshconn.StepEstablished {
 				return
 			}
+			c.refusals.forget(h.login)
 			h.passed()
 			if release := turn.Load(); release != nil {
 				(*release)()

@@ -210,6 +210,7 @@ func (p *Prober) launch(ctx context.Context, e *endpoint) {
 	known, last := e.known, e.snapshot.Result
 	if e.requested() {
 		one.request, known = e.wanted, known.anew()
+		one.target.asked = time.Now()
 	}
 	p.running.Go(func() {
 		defer cancel()

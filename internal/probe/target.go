@@ -51,11 +51,12 @@ type Credential struct {
 type Target struct {
 	// builder is what the endpoint belongs to; Set fills it in, for messages.
 	builder Key
-	// keep and patience are filled in for each probe: whether to leave the connection
-	// open afterwards, and the time for each step of connecting where it is not
-	// Timeout.
+	// keep, patience and asked are filled in for each probe: whether to leave the
+	// connection open afterwards, the time for each step of connecting where it is not
+	// Timeout, and since when somebody waits for it, if anybody does.
 	keep     bool
 	patience time.Duration
+	asked    time.Time
 	// Endpoint names it within its builder.
 	Endpoint string
 	Host     string
