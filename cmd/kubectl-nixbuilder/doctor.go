@@ -13,7 +13,6 @@ import (
 
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/doctor"
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/show"
-	"nixbuilder.io/nix-builder-operator/internal/nix/machines"
 )
 
 const (
@@ -47,21 +46,11 @@ type doctorOptions struct {
 func (p *program) doctor() *cobra.Command {
 	o := doctorOptions{lines: doctor.Lines{Stdin: p.in}}
 	cmd := &cobra.Command{
-		Use:     "doctor [NAME...]",
-		Short:   "Check builders now, step by step, and say what to change",
-		Long:    doctorHelp,
-		Example: doctorExample,
-		Args: func(_ *cobra.Command, args []string) error {
-			switch {
-			case o.lines.Given() && len(args) > 0:
-				return errors.New("with --uri or --machines there are no NAMEs")
-			case p.all && len(args) > 0:
-				return errors.New("with -A there are no NAMEs: one of that name could be in any namespace")
-			case !o.lines.Given() && (len(o.lines.Identities)+len(o.lines.HostKeys)+len(o.lines.KnownHosts) > 0 || o.lines.RemoteProgram+o.lines.ProxyJump != "" || o.lines.Canary || o.lines.FirstUse):
-				return errors.New("--identity, --host-key, --known-hosts, --trust-on-first-use, --remote-program, --proxy-jump and --canary go with --uri or --machines: in a cluster the NixBuilder says all that")
-			}
-			return nil
-		},
+		Use:               "doctor [NAME...]",
+		Short:             "Check builders now, step by step, and say what to change",
+		Long:              doctorHelp,
+		Example:           doctorExample,
+		Args:              func(cmd *cobra.Command, args []string) error { return p.checkDoctor(cmd, &o, args) },
 		RunE:              func(cmd *cobra.Command, args []string) error { return p.runDoctor(cmd, &o, args) },
 		ValidArgsFunction: p.completeBuilders,
 	}
@@ -81,6 +70,25 @@ func (p *program) doctor() *cobra.Command {
 	p.addAll(cmd)
 	p.addOutput(cmd, "json")
 	return cmd
+}
+
+// checkDoctor refuses flags that say nothing together.
+func (p *program) checkDoctor(cmd *cobra.Command, o *doctorOptions, args []string) error {
+	l := &o.lines
+	here := len(l.Identities)+len(l.HostKeys)+len(l.KnownHosts) > 0 || l.RemoteProgram+l.ProxyJump != "" || l.Canary || l.FirstUse || cmd.Flags().Changed("step-timeout")
+	switch {
+	case o.timeout < 0 || l.StepTimeout < 0:
+		return errors.New("--timeout and --step-timeout are durations such as 30s, not negative ones")
+	case l.Given() && len(args) > 0:
+		return errors.New("with --uri or --machines there are no NAMEs")
+	case l.Given() && (p.all || cmd.Flags().Changed("timeout")):
+		return errors.New("-A and --timeout are for a cluster; with --uri or --machines, --step-timeout bounds each step")
+	case p.all && len(args) > 0:
+		return errors.New("with -A there are no NAMEs: one of that name could be in any namespace")
+	case !l.Given() && here:
+		return errors.New("--identity, --host-key, --known-hosts, --trust-on-first-use, --remote-program, --proxy-jump, --step-timeout and --canary go with --uri or --machines: in a cluster the NixBuilder says all that")
+	}
+	return nil
 }
 
 func (p *program) runDoctor(cmd *cobra.Command, o *doctorOptions, names []string) error {
@@ -114,8 +122,7 @@ func (p *program) examine(cmd *cobra.Command, o *doctorOptions, names []string, 
 		}
 		o.lines.Home = home
 		report, err := doctor.Probe(cmd.Context(), o.lines, progress)
-		var syntax *machines.ParseError
-		if errors.As(err, &syntax) {
+		if mistake := new(doctor.UsageError); errors.As(err, &mistake) {
 			return nil, usage(err)
 		}
 		return report, err

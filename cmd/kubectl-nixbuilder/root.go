@@ -58,6 +58,10 @@ func newRoot(s streams) *cobra.Command {
 	for _, command := range root.Commands() {
 		command.Args = asUsage(command.Args)
 	}
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Args = asUsage(knownTopic)
+	}
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return usage(fmt.Errorf("unknown command %q (%s --help)", args[0], cmd.CommandPath()))
@@ -79,6 +83,14 @@ func asUsage(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// knownTopic refuses what there is no help about.
+func knownTopic(cmd *cobra.Command, args []string) error {
+	if _, rest, err := cmd.Root().Find(args); err != nil || len(rest) > 0 {
+		return fmt.Errorf("there is no help about %q", strings.Join(args, " "))
+	}
+	return nil
 }
 
 // needs asks for at least one argument.

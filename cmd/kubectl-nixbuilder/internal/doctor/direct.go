@@ -19,7 +19,7 @@ import (
 const atOnce = 8
 
 // Probe probes machines from here, in the way the operator does, and reports what is
-// found. The error is about the command line or the machines file, or ctx has ended.
+// found. The error is a [UsageError], or ctx has ended.
 func Probe(ctx context.Context, l Lines, progress Progress) (*Report, error) {
 	spots, err := l.spots()
 	if err != nil {

@@ -72,18 +72,87 @@ type spot struct {
 	target  probe.Target
 }
 
-// spots reads all lines. The error is about the command line, or the machines file.
-func (l *Lines) spots() ([]spot, error) {
+// UsageError is about the command line, or a file that it names.
+type UsageError struct{ err error }
+
+// Error says what to change.
+func (e *UsageError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *UsageError) Unwrap() error { return e.err }
+
+// named reads the machines of --uri. Unlike those of a file, which may well be for others,
+// each has to be one that can be checked.
+func (l *Lines) named() ([]machines.Machine, error) {
 	var list []machines.Machine
 	for _, text := range l.URIs {
 		more, err := machines.Parse("--uri", []byte(text), machines.ParseOptions{})
 		if err != nil {
 			return nil, err
 		}
+		if len(more) == 0 {
+			return nil, fmt.Errorf("--uri %q names no machine; write a store URI such as ssh-ng://nix@mac-1.example.com, or a line of a machines file", text)
+		}
+		for _, machine := range more {
+			if !machine.URI.SSH() {
+				return nil, fmt.Errorf("--uri %q: only ssh-ng:// and ssh:// machines can be checked", machine.URI.String())
+			}
+		}
 		list = append(list, more...)
 	}
+	return list, nil
+}
+
+// check finds mistakes in flags that are about all machines, before any is connected to.
+func (l *Lines) check() error {
+	for _, file := range l.Identities {
+		if _, err := readCredential(file); err != nil {
+			return fmt.Errorf("--identity: %w", err)
+		}
+	}
+	for _, given := range l.HostKeys {
+		if _, err := publicKey(given); err != nil {
+			return err
+		}
+	}
+	if l.ProxyJump == "" {
+		return nil
+	}
+	_, err := l.jumpURI()
+	return err
+}
+
+// jumpURI takes --proxy-jump apart.
+func (l *Lines) jumpURI() (machines.StoreURI, error) {
+	uri, err := machines.ParseStoreURI("ssh-ng://" + l.ProxyJump)
+	switch {
+	case err != nil:
+		return uri, fmt.Errorf("--proxy-jump: %w", err)
+	case strings.ContainsAny(l.ProxyJump, " \t,/?"):
+		return uri, fmt.Errorf("--proxy-jump %q is not [user@]host[:port]", l.ProxyJump)
+	}
+	return uri, nil
+}
+
+// spots reads all lines. The error is a [UsageError].
+func (l *Lines) spots() ([]spot, error) {
+	spots, err := l.read()
+	if err != nil {
+		return nil, &UsageError{err}
+	}
+	return spots, nil
+}
+
+func (l *Lines) read() ([]spot, error) {
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	list, err := l.named()
+	if err != nil {
+		return nil, err
+	}
 	if l.File != "" {
-		text, err := l.read(l.File)
+		text, err := l.readLines()
 		if err != nil {
 			return nil, fmt.Errorf("read the machines file: %w", err)
 		}
@@ -107,11 +176,11 @@ func (l *Lines) spots() ([]spot, error) {
 	return spots, nil
 }
 
-func (l *Lines) read(path string) ([]byte, error) {
-	if path == "-" {
+func (l *Lines) readLines() ([]byte, error) {
+	if l.File == "-" {
 		return readAll(l.Stdin)
 	}
-	return readFile(path)
+	return readFile(l.File)
 }
 
 // spot makes a target of a line.
@@ -151,9 +220,9 @@ func (l *Lines) jump(t *probe.Target, known []byte) error {
 	if l.ProxyJump == "" {
 		return nil
 	}
-	uri, err := machines.ParseStoreURI("ssh-ng://" + l.ProxyJump)
+	uri, err := l.jumpURI()
 	if err != nil {
-		return fmt.Errorf("--proxy-jump: %w", err)
+		return err
 	}
 	t.Jump = &probe.Jump{Host: uri.Host, Port: uri.SSHPort(), User: cmp.Or(uri.User, t.User), Credentials: t.Credentials}
 	t.Jump.HostKeys, t.Jump.CertificateAuthorities = knownKeys(known, t.Jump.Host, t.Jump.Port)

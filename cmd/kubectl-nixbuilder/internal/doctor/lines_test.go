@@ -6,6 +6,7 @@ package doctor
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -65,13 +66,11 @@ func TestSpots(t *testing.T) {
 		"a line":                         {Lines{URIs: []string{"ssh-ng://nix@x a-linux,b-linux " + keyFile + " 4 1 kvm gpu " + inLine}}, probe.Target{Host: "x", Port: 22, User: "nix", HostKeys: []string{key}, Systems: []string{"a-linux", "b-linux"}, Features: []string{"kvm", "gpu"}}, ""},
 		"the flag's host key":            {Lines{URIs: []string{"ssh-ng://nix@x - - 4 1 - - " + inLine}, HostKeys: []string{other}}, probe.Target{Host: "x", Port: 22, User: "nix", HostKeys: []string{other}}, ""},
 		"a host key from a file":         {Lines{URIs: []string{"ssh-ng://nix@x"}, HostKeys: []string{file}}, probe.Target{Host: "x", Port: 22, User: "nix", HostKeys: []string{other}}, ""},
-		"no host key, and no such file":  {Lines{URIs: []string{"ssh-ng://nix@x"}, HostKeys: []string{"/nonexistent"}}, probe.Target{}, "neither a public key line nor a file"},
 		"a key that cannot be read":      {Lines{URIs: []string{"ssh-ng://nix@x - /nonexistent"}}, probe.Target{}, "the private key cannot be read (--identity names another)"},
 		"the flag's key goes before":     {Lines{URIs: []string{"ssh-ng://nix@x - /nonexistent"}, Identities: []string{keyFile}}, probe.Target{Host: "x", Port: 22, User: "nix"}, ""},
-		"another store":                  {Lines{URIs: []string{"s3://bucket"}}, probe.Target{}, "only ssh-ng:// and ssh:// machines"},
+		"another store":                  {Lines{File: "-", Stdin: strings.NewReader("s3://bucket\n")}, probe.Target{}, "only ssh-ng:// and ssh:// machines"},
 		"a jump host":                    {Lines{URIs: []string{"ssh-ng://nix@x"}, ProxyJump: "me@jump.example"}, probe.Target{Host: "x", Port: 22, User: "nix", Jump: &probe.Jump{Host: "jump.example", Port: 22, User: "me", HostKeys: []string{other}}}, ""},
 		"a jump host that is not known":  {Lines{URIs: []string{"ssh-ng://nix@x"}, ProxyJump: "[::1]:2222"}, probe.Target{}, "host key of the jump host [::1]:2222"},
-		"a jump host that is none":       {Lines{URIs: []string{"ssh-ng://nix@x"}, ProxyJump: "a:b"}, probe.Target{}, "--proxy-jump: "},
 		"a file from standard input":     {Lines{File: "-", Stdin: strings.NewReader("# comment\nssh://nix@x?remote-program=/n/nix-store\n")}, probe.Target{Host: "x", Port: 22, User: "nix", RemoteProgram: "/n/nix-daemon"}, ""},
 		"a user's key where none is set": {Lines{URIs: []string{"ssh-ng://nix@x"}, Home: "/nonexistent"}, probe.Target{}, "there is none in /nonexistent/.ssh"},
 	}
@@ -129,17 +128,26 @@ func TestLinesThatAreNone(t *testing.T) {
 		lines Lines
 		want  string
 	}{
-		"a broken line":      {Lines{URIs: []string{"ssh-ng://x - - many"}}, "--uri:1:16"},
-		"no such file":       {Lines{File: "/nonexistent"}, "read the machines file"},
-		"an empty file":      {Lines{File: "-", Stdin: strings.NewReader("# nobody\n")}, "no machine is named"},
-		"a file without end": {Lines{File: "/dev/zero"}, "more than 1048576 bytes"},
-		"no known_hosts":     {Lines{URIs: []string{"ssh-ng://x"}, KnownHosts: []string{"/nonexistent"}}, "--known-hosts"},
+		"a broken line":       {Lines{URIs: []string{"ssh-ng://x - - many"}}, "--uri:1:16"},
+		"no such file":        {Lines{File: "/nonexistent"}, "read the machines file"},
+		"an empty file":       {Lines{File: "-", Stdin: strings.NewReader("# nobody\n")}, "no machine is named"},
+		"a file without end":  {Lines{File: "/dev/zero"}, "more than 1048576 bytes"},
+		"no URI":              {Lines{URIs: []string{""}}, "--uri \"\" names no machine; write"},
+		"another store":       {Lines{URIs: []string{"ssh-ng://x", "http://x"}}, "--uri \"http://x\": only ssh-ng:// and ssh://"},
+		"no such key":         {Lines{URIs: []string{"ssh-ng://x"}, Identities: []string{"/nonexistent"}}, "--identity: open /nonexistent"},
+		"no such host key":    {Lines{URIs: []string{"ssh-ng://x"}, HostKeys: []string{"/nonexistent"}}, "neither a public key line nor a file"},
+		"no jump host":        {Lines{URIs: []string{"ssh-ng://x"}, ProxyJump: "a b@"}, "--proxy-jump"},
+		"words as jump host":  {Lines{URIs: []string{"ssh-ng://x"}, ProxyJump: "a b"}, "--proxy-jump"},
+		"two jump hosts":      {Lines{URIs: []string{"ssh-ng://x"}, ProxyJump: "a,b"}, "--proxy-jump"},
+		"a port that is none": {Lines{URIs: []string{"ssh-ng://x"}, ProxyJump: "a:b"}, "--proxy-jump: "},
+		"no known_hosts":      {Lines{URIs: []string{"ssh-ng://x"}, KnownHosts: []string{"/nonexistent"}}, "--known-hosts"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tc.lines.Home = t.TempDir()
-			if _, err := Probe(t.Context(), tc.lines, &notes{}); err == nil || !strings.Contains(err.Error(), tc.want) {
+			_, err := Probe(t.Context(), tc.lines, &notes{})
+			if usage := new(UsageError); !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want %s", err, tc.want)
 			}
 		})
@@ -156,7 +164,7 @@ func TestProbe(t *testing.T) {
 	well := sshtest.New(t, sshtest.Behavior{Exec: sshtest.NixShell(nix.Serve)})
 	silent := sshtest.New(t, sshtest.Behavior{Fault: sshtest.FaultHangUp})
 	write(t, filepath.Join(dir, ".ssh/known_hosts"), knownLine(t, well)+knownLine(t, silent))
-	lines := Lines{Home: dir, URIs: []string{"ssh-ng://nix@" + silent.Addr(), "ssh-ng://nix@" + well.Addr(), "local"}}
+	lines := Lines{Home: dir, URIs: []string{"ssh-ng://nix@" + silent.Addr(), "ssh-ng://nix@" + well.Addr()}, File: "-", Stdin: strings.NewReader("local\n")}
 	report, err := Probe(t.Context(), lines, &notes{})
 	if err != nil {
 		t.Fatal(err)
