@@ -75,13 +75,27 @@ func (n *Namespace) Close() {
 	}
 }
 
-// onOwnThread runs f on a thread that ends with it, because it is left in another
-// namespace.
+// onOwnThread runs f, which may enter another namespace, and puts the thread back into
+// the one that it came from. The thread must not just end: the kernel kills children
+// that are to die with their parent when the thread ends that started them.
 func onOwnThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		result <- f()
+		runtime.LockOSThread()
+		home, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		defer home.Close()
+		err = f()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		} else { // Better lose the thread than leave it there.
+			err = errors.Join(err, fmt.Errorf("leave a network namespace: %w", back))
+		}
+		result <- err
 	}()
 	return <-result
 }
