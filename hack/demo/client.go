@@ -174,7 +174,7 @@ func (d *demo) explain() {
 		}
 	}
 	d.screen.say("On the third, mend its configuration. It is then Ready within half a minute and gets builds:")
-	d.screen.line(`  linux-3$ echo "trusted-users = root ` + nixlab.UntrustedUser + `" >>/etc/nix/nix.conf`)
+	d.screen.line(`  linux-3$ echo "extra-trusted-users = ` + nixlab.UntrustedUser + `" >>/etc/nix/nix.conf`)
 	d.screen.line("  linux-3$ kill $(cat /run/nix-daemon.pid); NIX_REMOTE=local nix-daemon >/dev/null 2>&1 &")
 	d.screen.say("On the client: nix-build --no-out-link %s, or any expression of your own.", graph)
 	d.screen.say("Read the logs, and the files that stand for volumes, in %s", d.dir)

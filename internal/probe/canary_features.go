@@ -139,7 +139,7 @@ func (c *canaries) featuresWith(status Status) []string {
 // messageFeaturesRefuted tells which features the daemon refuses. It is also a part of
 // what is said where systems are refuted, too.
 func messageFeaturesRefuted(t *Target, refuted []string, offers string) string {
-	return t.says("the Nix daemon refuses builds that require %s (it has: %s), so they are not sent there; add it to system-features in its nix.conf and restart nix-daemon, or correct spec.supportedFeatures",
+	return t.says("the Nix daemon refuses builds that require %s (it has: %s), so they are not sent there; add it to system-features in its nix.conf and restart nix-daemon, or correct spec.supportedFeatures or spec.mandatoryFeatures",
 		strings.Join(refuted, ", "), sshconn.Printable(orNone(offers)))
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nixbuilder.io/nix-builder-operator/internal/nix/daemon"
@@ -77,9 +78,12 @@ func (c *checker) hello(ctx context.Context, t *Target, conn *sshconn.Conn) (dae
 // takes for its own. The path asked for exists nowhere.
 func (c *checker) askClient(ctx context.Context, t *Target, conn *sshconn.Conn, f *nixFailure) {
 	switch f.reason {
-	case ReasonDaemonExited, ReasonDaemonHungUp, ReasonDaemonDenied:
+	case ReasonDaemonExited, ReasonDaemonHungUp, ReasonDaemonDenied, ReasonLoginDisabled:
 	default:
 		return
+	}
+	if brokenSettings(f.text) != "" {
+		return // a client says the same
 	}
 	answer := run(ctx, t, conn, shellWord(t.program("nix-store"))+
 		" --store daemon --query --hash /nix/store/00000000000000000000000000000000-probe")
@@ -88,6 +92,22 @@ func (c *checker) askClient(ctx context.Context, t *Target, conn *sshconn.Conn, 
 	} else if f.reason == ReasonDaemonExited && f.text == "" && answer.mute {
 		// Nothing of Nix fails in silence, whatever it is asked: this is the shell.
 		f.reason = ReasonLoginDisabled
+	} else if f.reason == ReasonLoginDisabled && f.silent {
+		f.reason = t.silentEnd(&answer)
+	}
+}
+
+// silentEnd tells what ends well and without a word, where nix-daemon should have
+// answered. Nothing of Nix does so: client is how an ordinary client fared next to it.
+func (t *Target) silentEnd(client *said) Reason {
+	switch {
+	case client.success && len(client.stdout) == 0 && client.stderr == "":
+		return ReasonLoginDisabled
+	case t.RemoteProgram != "", strings.Contains(client.stderr, "is not valid"):
+		// The shell runs other programs, and Nix itself works if it is there.
+		return ReasonNotNixProtocol
+	default:
+		return ReasonDaemonHungUp
 	}
 }
 
@@ -148,6 +168,8 @@ type daemonStdio struct {
 	*sshconn.Session
 	ctx    context.Context
 	closed sync.Once
+	// heard tells that the program has said anything.
+	heard atomic.Bool
 	// program is how it was called.
 	program string
 
@@ -155,6 +177,15 @@ type daemonStdio struct {
 	status sshconn.ExitStatus
 	exited bool
 	lost   error
+}
+
+// Read notes whether anything comes.
+func (s *daemonStdio) Read(p []byte) (int, error) {
+	n, err := s.Session.Read(p)
+	if n > 0 {
+		s.heard.Store(true)
+	}
+	return n, err
 }
 
 // Close ends the program's input, waits a moment for its end and closes the
@@ -198,7 +229,7 @@ func notStarted(err error) *nixFailure {
 // explain tells why the handshake failed: what the protocol says first, then the
 // exit status, then the words on standard error.
 func (s *daemonStdio) explain(err error) *nixFailure {
-	f := &nixFailure{status: "no exit status"}
+	f := &nixFailure{status: "no exit status", silent: !s.heard.Load()}
 	if s.exited {
 		f.status = s.status.String()
 	}
@@ -226,8 +257,8 @@ func (s *daemonStdio) explain(err error) *nixFailure {
 	if f.reason == "" {
 		f.reason = s.reason(err, preamble)
 	}
-	if f.reason == ReasonNotNixProtocol {
-		f.text = ""
+	if f.reason == ReasonNotNixProtocol && !refusesOption(strings.ToLower(f.text)) {
+		f.text, f.silent = "", false
 	}
 	return f
 }
@@ -245,6 +276,9 @@ func (s *daemonStdio) reason(err error, preamble *daemon.PreambleError) Reason {
 		return ReasonDaemonNotAnswering
 	case s.exited && !s.status.Success():
 		return ReasonDaemonExited
+	case s.exited && !s.heard.Load():
+		// nix-daemon --stdio ends well only when told to, which nobody has done yet.
+		return ReasonLoginDisabled
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return ReasonDaemonHungUp
 	default:

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,18 +101,29 @@ func TestDaemonFaults(t *testing.T) {
 			exec:       fail(1, "error: unexpected end-of-file\n"),
 			wantReason: ReasonDaemonHungUp,
 		},
-		"ends without a word": {exec: fail(0, ""), wantReason: ReasonDaemonHungUp},
+		"settings that Nix cannot read": {
+			exec:       fail(1, "error: syntax error in configuration line 'trusted-users' in '/etc/nix/nix.conf'\nTry 'nix-daemon --help' for more information.\n"),
+			wantReason: ReasonDaemonExited, wantWords: []string{"cannot read its settings", "correct /etc/nix/nix.conf there"},
+		},
+		"the same, 2.8, those of the user": {
+			exec:       fail(1, "error: illegal configuration line 'foo bar' in '/home/nixt/.config/nix/nix.conf'\n"),
+			wantReason: ReasonDaemonExited, wantWords: []string{"correct /home/nixt/.config/nix/nix.conf there"},
+		},
+		"a long line in it": {
+			exec:       fail(1, "error: syntax error in configuration line '"+strings.Repeat("x", 300)+"' in '/etc/nix/nix.conf'\n"),
+			wantReason: ReasonDaemonExited, wantWords: []string{"correct /etc/nix/nix.conf there"},
+		},
 		"killed": {
 			exec:       func(string, sshtest.Stdio) int { return sshtest.KilledBySignal },
 			wantReason: ReasonDaemonExited, wantWords: []string{"killed by SIGKILL"},
 		},
-		"stopped": {exec: hang, slow: true, wantReason: ReasonDaemonNotAnswering, wantWords: []string{"stopped or overloaded"}},
+		"stopped": {exec: hang, slow: true, wantReason: ReasonDaemonNotAnswering, wantWords: []string{"startup files of nixt's shell hang", "stopped or overloaded"}},
 		"stopped, outer process answers": {
 			exec: func(command string, stdio sshtest.Stdio) int {
 				_, _ = stdio.Stdout.Write(words(magic, 0x126))
 				return hang(command, stdio)
 			},
-			slow: true, wantReason: ReasonDaemonNotAnswering,
+			slow: true, wantReason: ReasonDaemonNotAnswering, wantWords: []string{"nix-daemon starts, but"},
 		},
 	}
 	for name, tc := range tests {
@@ -295,7 +307,7 @@ func TestUntrustedMessage(t *testing.T) {
 	t.Parallel()
 	nix := newNix(t, daemontest.Options{Trust: daemon.NotTrusted})
 	result, _ := probeOnce(t, targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: nix.exec})))
-	expectFailure(t, result, StepTrusted, ReasonUserNotTrusted, "\"trusted-users = root nixt\"", "/etc/nix/nix.conf")
+	expectFailure(t, result, StepTrusted, ReasonUserNotTrusted, "\"extra-trusted-users = nixt\"", "nix.settings.trusted-users", "restart nix-daemon", "/etc/nix/nix.conf")
 }
 
 func TestRemoteProgram(t *testing.T) {

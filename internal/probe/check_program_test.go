@@ -58,6 +58,19 @@ func TestProgramFaults(t *testing.T) {
 			wantReason: ReasonLoginDisabled, wantWords: []string{"/bin/sh"},
 		},
 		"false": {exec: fail(1, ""), wantReason: ReasonLoginDisabled, wantWords: []string{"without a word", "/bin/sh"}},
+		"true":  {exec: fail(0, ""), wantReason: ReasonLoginDisabled, wantWords: []string{"without a word", "/bin/sh"}},
+		"another program": {
+			exec: fail(2, "/bin/ls: unrecognized option '--stdio'\nTry '/bin/ls --help' for more information.\n"), program: "/bin/ls",
+			wantReason: ReasonNotNixProtocol, wantWords: []string{"/bin/ls is not nix-daemon", "exit status 2", "correct spec.remoteProgram"},
+		},
+		"nix instead of nix-daemon": {
+			exec: fail(1, "error: unrecognised flag '--stdio'\nTry 'nix --help' for more information.\n"), program: "/usr/bin/nix",
+			wantReason: ReasonNotNixProtocol, wantWords: []string{"/usr/bin/nix is not nix-daemon", "correct spec.remoteProgram"},
+		},
+		"a program that fails as it likes": {
+			exec: fail(3, "boo\n"), program: "/opt/boo", wantReason: ReasonDaemonExited,
+			wantWords: []string{"run \"/opt/boo --stdio\" there as nixt", "correct spec.remoteProgram"},
+		},
 		"forced command for ssh://": {
 			exec:       fail(1, "error: protocol mismatch\n"),
 			wantReason: ReasonNotNixProtocol, wantWords: []string{"have it run nix-daemon --stdio"},
@@ -72,6 +85,41 @@ func TestProgramFaults(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, tc.meet)
+	}
+}
+
+// A program that ends well and says nothing may be nothing of Nix, may be all that the
+// shell runs, or may be what is left of a daemon.
+func TestProgramEndsInSilence(t *testing.T) {
+	t.Parallel()
+	const notValid = "error: path '/nix/store/00000000000000000000000000000000-probe' is not valid\n"
+	tests := map[string]struct {
+		program    string
+		client     sshtest.Exec
+		wantReason Reason
+		wantWords  []string
+	}{
+		"the shell runs nothing":     {"", fail(0, ""), ReasonLoginDisabled, []string{"without a word"}},
+		"nothing beside it":          {"/bin/true", fail(127, "sh: /bin/nix-store: not found\n"), ReasonNotNixProtocol, []string{"/bin/true is not nix-daemon", "exit status 0, it says nothing"}},
+		"Nix beside it":              {"/usr/bin/true", fail(1, notValid), ReasonNotNixProtocol, []string{"/usr/bin/true is not nix-daemon"}},
+		"something called so":        {"", fail(1, notValid), ReasonNotNixProtocol, []string{"nix-daemon does not speak"}},
+		"the daemon does not listen": {"", fail(1, "error: cannot connect to socket at '/s': Connection refused\n"), ReasonDaemonNotRunning, nil},
+		"nothing is known":           {"", fail(1, "error: something else\n"), ReasonDaemonHungUp, nil},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			exec := func(command string, stdio sshtest.Stdio) int {
+				if strings.Contains(command, "nix-store") {
+					return tc.client(command, stdio)
+				}
+				return 0
+			}
+			target := targetFor(t, sshtest.New(t, sshtest.Behavior{Exec: exec}))
+			target.RemoteProgram = tc.program
+			result, _ := probeOnce(t, target)
+			expectFailure(t, result, StepNixAvailable, tc.wantReason, tc.wantWords...)
+		})
 	}
 }
 

@@ -177,6 +177,7 @@ type nixFailure struct {
 	status string // how the program ended, in words
 	text   string // of the builder
 	place  place  // of a program that is not where it is looked for
+	silent bool   // nothing came on standard output
 }
 
 func messageNix(t *Target, f nixFailure) string {
@@ -194,6 +195,10 @@ func messageNix(t *Target, f nixFailure) string {
 	case ReasonDaemonNotRunning:
 		return t.says("%s starts, but the Nix daemon is not running (it says %s); start it (systemctl enable --now nix-daemon.socket, or launchctl kickstart system/org.nixos.nix-daemon)", program, said)
 	case ReasonDaemonNotAnswering:
+		if f.silent {
+			return t.says("login works, but nothing answers within %s: the startup files of %s's shell hang (~/.bashrc and the like, also for non-interactive shells), "+
+				"or the Nix daemon is stopped or overloaded; correct these files, or restart nix-daemon there, and look at what keeps the machine busy", t.Timeout, t.User)
+		}
 		return t.says("login works and %s starts, but the Nix daemon does not answer within %s: it is stopped or overloaded; restart nix-daemon there, and look at what keeps the machine busy", program, t.Timeout)
 	case ReasonDaemonDenied:
 		return t.says("%s may not use the Nix daemon (it says %s): its socket is closed to the user (\"chmod 755 /nix/var/nix/daemon-socket; chmod 666 /nix/var/nix/daemon-socket/socket\"), "+
@@ -206,11 +211,15 @@ func messageNix(t *Target, f nixFailure) string {
 	case ReasonVersionTooOld:
 		return t.says("it speaks worker protocol %s; 1.34 (Nix 2.8) or newer is needed: update Nix there", f.text)
 	case ReasonNotNixProtocol:
-		return t.says("%s does not speak Nix's worker protocol; correct spec.remoteProgram, or %s", program, forcedNote(t))
+		return t.says("%s; correct spec.remoteProgram, or %s", notDaemon(t, f), forcedNote(t))
 	case ReasonStoreFull:
 		return t.says("%s fails (%s, it says %s), as it does where the disk is full; see MachineFit", program, f.status, said)
 	case ReasonDaemonExited:
-		return t.says("%s ended at once (%s, it says %s)", program, f.status, said)
+		if file := brokenSettings(f.text); file != "" {
+			return t.says("%s cannot read its settings (it says %s); correct %s there, and restart nix-daemon", program, said, file)
+		}
+		return t.says("%s ended at once (%s, it says %s); run \"%s\" there as %s to see why, and correct spec.remoteProgram if that is not nix-daemon",
+			program, f.status, said, t.daemonCommand(), t.User)
 	default:
 		return messageSession(t, f)
 	}
@@ -240,9 +249,22 @@ func forcedNote(t *Target) string {
 	return "where the key or " + t.User + " has a forced command (command= in authorized_keys, ForceCommand in sshd_config, NixOS: nix.sshServe), have it run nix-daemon --stdio"
 }
 
-// trustLine is what makes a user trusted, and with that allowed.
+// notDaemon tells how a program shows that it is not nix-daemon.
+func notDaemon(t *Target, f nixFailure) string {
+	did := ""
+	if f.text != "" || f.silent {
+		did = fmt.Sprintf(" (%s, it says %s)", f.status, quoted(f.text, "nothing"))
+	}
+	if t.RemoteProgram != "" {
+		return t.RemoteProgram + " is not nix-daemon: it does not speak Nix's worker protocol" + did
+	}
+	return "nix-daemon does not speak Nix's worker protocol" + did
+}
+
+// trustLine is what makes a user trusted, and with that allowed. It adds to the users who
+// are trusted already; a line of trusted-users would replace them.
 func trustLine(t *Target) string {
-	return fmt.Sprintf("put the line \"trusted-users = root %s\" into /etc/nix/nix.conf there and restart nix-daemon", t.User)
+	return fmt.Sprintf("put the line \"extra-trusted-users = %s\" into /etc/nix/nix.conf there, or on NixOS %[1]s into nix.settings.trusted-users, and restart nix-daemon", t.User)
 }
 
 // program is the path by which a program of Nix is started.
@@ -282,7 +304,7 @@ func messageSystems(t *Target, reason Reason, missing, offered []string) string 
 		return t.says("declared system %s is not in the builder's own configuration as %s sees it (%s); correct spec.systems, or extra-platforms in its nix.conf",
 			strings.Join(missing, ", "), t.User, list(offered))
 	case ReasonFeaturesNotConfirmed:
-		return t.says("declared feature %s is not in the builder's own configuration as %s sees it (%s); correct spec.supportedFeatures, or system-features in its nix.conf%s",
+		return t.says("declared feature %s is not in the builder's own configuration as %s sees it (%s); correct spec.supportedFeatures or spec.mandatoryFeatures, or system-features in its nix.conf%s",
 			strings.Join(missing, ", "), t.User, list(offered), kvmNote(missing))
 	default:
 		return t.says("the builder does not tell its systems and features: only nix-daemon can be run there, or it takes longer than %s", discoveryTimeout(t.Timeout))

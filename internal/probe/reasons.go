@@ -245,17 +245,17 @@ func nixReasons() []Entry {
 		{Reason: ReasonSessionTimeout, Meaning: "sshd does not start the command in time."},
 		{Reason: ReasonCommandRefused, Meaning: "sshd does not run commands for this user."},
 		{Reason: ReasonConnectionLost, Meaning: "The connection broke while nix-daemon was asked."},
-		{Reason: ReasonLoginDisabled, Meaning: "The user's login shell, or a forced command, refuses to run anything. Give the user a real shell."},
+		{Reason: ReasonLoginDisabled, Meaning: "The user's login shell, or a forced command, refuses to run anything, or does nothing at all. Give the user a real shell."},
 		{Reason: ReasonLoginShellPrints, Meaning: "The user's shell prints something before the command runs, or a forced command prints it instead. Silence its startup files for non-interactive use."},
 		{Reason: ReasonNixNotFound, Meaning: "nix-daemon is not on the user's PATH. Set `remoteProgram`, or fix PATH for non-interactive shells."},
 		{Reason: ReasonNixNotExecutable, Meaning: "The user may not execute nix-daemon, or it is not a program."},
 		{Reason: ReasonDaemonNotRunning, Meaning: "No daemon serves the Nix socket. Start it."},
-		{Reason: ReasonDaemonNotAnswering, Meaning: "Login works and nix-daemon starts, but the daemon does not answer. It is stopped or overloaded."},
+		{Reason: ReasonDaemonNotAnswering, Meaning: "Login works, but nothing answers: the daemon is stopped or overloaded, or a startup file of the user's shell hangs."},
 		{Reason: ReasonDaemonDenied, Meaning: "The user may not use the daemon. Look at `allowed-users` and at the permissions below /nix/var/nix."},
 		{Reason: ReasonDaemonHungUp, Meaning: "The daemon closes the connection at once. The user is missing in `allowed-users` (who is in `trusted-users` need not be there), or the daemon crashes."},
 		{Reason: ReasonDaemonRefused, Meaning: "The daemon answers with an error instead of the handshake."},
-		{Reason: ReasonDaemonExited, Meaning: "nix-daemon ends with an error."},
-		{Reason: ReasonNotNixProtocol, Meaning: "What runs there does not speak Nix's worker protocol. Correct `remoteProgram`, or a forced command."},
+		{Reason: ReasonDaemonExited, Meaning: "nix-daemon ends with an error, such as one in its nix.conf. The message says what it printed."},
+		{Reason: ReasonNotNixProtocol, Meaning: "What runs there does not speak Nix's worker protocol: it is another program than nix-daemon. Correct `remoteProgram`, or a forced command."},
 		{AtOnce: true, Reason: ReasonVersionTooOld, Meaning: "Nix is older than 2.8. Update it."},
 		{Status: StatusUnknown, Reason: ReasonStoreFull, Meaning: "nix-daemon fails, as it does on a full disk, and the disk is full: see `MachineFit`."},
 	})
@@ -264,7 +264,7 @@ func nixReasons() []Entry {
 func trustReasons() []Entry {
 	return entries(StepTrusted, []Entry{
 		{Status: StatusTrue, Reason: ReasonUserTrusted, Meaning: "The daemon trusts the user."},
-		{AtOnce: true, Reason: ReasonUserNotTrusted, Meaning: "The user is missing in `trusted-users` of the builder's nix.conf."},
+		{AtOnce: true, Reason: ReasonUserNotTrusted, Meaning: "The user is missing in `trusted-users` of the builder's nix.conf. Add it with `extra-trusted-users`, which leaves those there who are."},
 		{Status: StatusUnknown, Reason: ReasonTrustUnknown, Meaning: "The daemon does not tell whether it trusts the user."},
 	})
 }
@@ -283,7 +283,7 @@ func systemsReasons() []Entry {
 	return entries(StepSystemsVerified, []Entry{
 		{Status: StatusTrue, Reason: ReasonSystemsVerified, Meaning: "The builder's configuration has all declared systems and features, or the canary built for all systems and with all features."},
 		{StaysInUse: true, Reason: ReasonSystemsRefuted, Meaning: "The canary's build fails for some systems: the daemon does not build for them, or emulation is missing. These leave the machines file; the builder stays in use for the others."},
-		{StaysInUse: true, Reason: ReasonFeaturesRefuted, Meaning: "The daemon refuses the canary's build for want of a feature. That feature leaves the machines file; the builder stays in use for other builds. Correct `supportedFeatures`, or `system-features` in its nix.conf."},
+		{StaysInUse: true, Reason: ReasonFeaturesRefuted, Meaning: "The daemon refuses the canary's build for want of a feature. That feature leaves the machines file; the builder stays in use for other builds. Correct `supportedFeatures` or `mandatoryFeatures`, or `system-features` in its nix.conf."},
 		{AtOnce: true, Reason: ReasonCanaryFailed, Meaning: "The canary's build fails for every system: sandbox, build users, `max-jobs`, disk or emulation are broken, and any other build would fail, too."},
 		{Status: StatusUnknown, Reason: ReasonCanaryInconclusive, Meaning: "The canary's build showed nothing: it took too long, or was broken off. It is repeated soon."},
 		{Status: StatusUnknown, Reason: ReasonDiscoveryDisabled, Meaning: "The builder is not asked, since `discovery` is disabled."},

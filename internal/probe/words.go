@@ -17,6 +17,9 @@ const (
 	exitNotFound      = 127
 )
 
+// exitTcsh is how tcsh ends where others end with either of these.
+const exitTcsh = 1
+
 // saying maps words of shells and of Nix to a reason. The first match counts.
 type saying struct {
 	words  []string // all must occur, in lower case
@@ -89,12 +92,45 @@ func endReason(status sshconn.ExitStatus, exited bool, program, said string) Rea
 			return saying.reason
 		}
 	}
-	if strings.HasPrefix(said, program+": ") && !strings.Contains(lower, "error") {
+	if refusesOption(lower) {
+		return ReasonNotNixProtocol
+	}
+	if strings.HasPrefix(said, program+": ") && !strings.Contains(lower, "error") && status.Code == exitTcsh {
 		// tcsh in another language than English. Nix itself begins with "error:".
 		return ReasonNixNotFound
 	}
 	return ""
 }
+
+// refusesOption recognises, in lower case, what programs say that do not know --stdio,
+// as nix-daemon does.
+func refusesOption(lower string) bool {
+	for _, words := range []string{"stdio", "illegal option", "invalid option", "unknown option"} {
+		if strings.Contains(lower, words) {
+			return true
+		}
+	}
+	return false
+}
+
+// brokenSettings names the file of settings that Nix says it cannot make sense of. Only
+// newer versions name it at the end, and it may be the user's own.
+func brokenSettings(said string) string {
+	lower := strings.ToLower(said)
+	for _, words := range []string{"syntax error in configuration line", "illegal configuration line", "has invalid value", "nix.conf"} {
+		if !strings.Contains(lower, words) {
+			continue
+		}
+		if found := settingsFile().FindStringSubmatch(said); found != nil {
+			return sshconn.Printable(found[1])
+		}
+		return "/etc/nix/nix.conf"
+	}
+	return ""
+}
+
+// settingsFile matches how errors of Nix name a file of settings.
+func settingsFile() *regexp.Regexp { return regexp.MustCompile(`(?:in|of|at) ['"]?(/[^'" ]+\.conf)\b`) }
 
 // reasonInWords tells what Nix says about its daemon.
 func reasonInWords(said string) Reason {

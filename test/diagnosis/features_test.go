@@ -20,7 +20,7 @@ func featureCauses() []cause {
 		means: "The feature has left the machine's line in the machines file; the machine stays in use for builds that do not require it. " +
 			"Only a canary finds that out: `spec.probe.canary: Enabled`.",
 		nixSays:  "error: a 'x86_64-linux' with features {benchmark} is required to build '…', but I am a 'x86_64-linux' with features {big-parallel}",
-		mend:     "Add it to `system-features` in the machine's nix.conf and restart nix-daemon, or correct `spec.supportedFeatures`.",
+		mend:     "Add it to `system-features` in the machine's nix.conf and restart nix-daemon, or correct `spec.supportedFeatures` or `spec.mandatoryFeatures`.",
 		versions: nixlab.Versions(),
 		machine:  func(opts *nixlab.BuilderOptions) { opts.Features = []string{"big-parallel"} },
 		spec: func(spec *v1alpha1.NixBuilderSpec) {
@@ -31,7 +31,7 @@ func featureCauses() []cause {
 		},
 		want: diagnosis{
 			condition: v1alpha1.ConditionSystemsVerified, reason: "FeaturesRefuted",
-			words: []string{"refuses builds that require benchmark (it has: big-parallel)", "add it to system-features in its nix.conf and restart nix-daemon", "correct spec.supportedFeatures"},
+			words: []string{"refuses builds that require benchmark (it has: big-parallel)", "add it to system-features in its nix.conf and restart nix-daemon", "correct spec.supportedFeatures or spec.mandatoryFeatures"},
 			state: v1alpha1.EndpointHealthy, listed: true, ready: true, quiet: true,
 		},
 		remedy: func(p *patient, _ string) {

@@ -68,10 +68,10 @@ func refusedCauses() []cause {
 		{
 			name: "user-locked", title: "The account is locked",
 			nixSays: deniedWords,
-			mend:    "`usermod -U nix-ssh`; an account without a password has `*` in `/etc/shadow`, not `!`.",
+			mend:    "`usermod -p '*' nix-ssh`: an account without a password has `*` in `/etc/shadow`, not `!`. Where it has one, which has to stay, `usermod -U nix-ssh`.",
 			breaks:  func(p *patient) { p.run("sed -i 's/^nixt:[*]/nixt:!/' /etc/shadow") },
-			want:    refused("a locked account", "sshd's log"),
-			remedy:  func(p *patient, _ string) { p.run("sed -i 's/^nixt:!/nixt:*/' /etc/shadow") },
+			want:    refused("a locked account", "AuthorizedKeysFile", "sshd's log"),
+			remedy:  func(p *patient, _ string) { p.run("usermod -p '*' nixt") },
 		},
 		{
 			name: "allow-users", title: "sshd admits other users only",

@@ -51,9 +51,25 @@ func daemonCauses() []cause {
 			},
 			want: diagnosis{
 				condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonNotAnswering",
-				words: []string{"the Nix daemon does not answer within 4s", "restart nix-daemon there"},
+				words: []string{"answer", "within 4s", "stopped or overloaded", "restart nix-daemon there"},
 			},
 			remedy: func(p *patient, _ string) { p.restartDaemon() },
+		},
+		{
+			name: "settings", title: "Nix cannot read its settings",
+			means:    "An error in nix.conf ends every program of Nix that starts after it was made.",
+			nixSays:  "`syntax error in configuration line`, or `illegal configuration line` (2.8).",
+			mend:     "Correct the line in /etc/nix/nix.conf, and restart nix-daemon; on NixOS, correct `nix.settings` and `nix.extraOptions`.",
+			versions: nixlab.Versions(),
+			breaks:   func(p *patient) { p.run("echo this is wrong >>/etc/nix/nix.conf") },
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonExited",
+				words: []string{"cannot read its settings", "correct /etc/nix/nix.conf there"},
+			},
+			remedy: func(p *patient, message string) {
+				p.run("sed -i '/^this is wrong$/d' " + p.inMessage(message, `correct (/\S+) there`))
+				p.restartDaemon()
+			},
 		},
 		{
 			name: "database", title: "The Nix store's database is broken",
@@ -114,7 +130,7 @@ func accessCauses() []cause {
 			name: "allowed-users", title: "The user is not in allowed-users",
 			means:    "Users in `trusted-users` are allowed without being listed there, and builders need to trust their user anyway.",
 			nixSays:  "`Connection reset by peer` (2.8), or `Nix daemon disconnected unexpectedly`.",
-			mend:     "Add the user to `trusted-users` in /etc/nix/nix.conf (NixOS: `nix.settings.trusted-users`), and restart nix-daemon.",
+			mend:     "`extra-trusted-users = nix-ssh` in /etc/nix/nix.conf adds the user to those who are there (NixOS: `nix.settings.trusted-users`); then restart nix-daemon.",
 			versions: nixlab.Versions(),
 			breaks:   func(p *patient) { p.nixConf("allowed-users = root", "trusted-users = root") },
 			want: diagnosis{
@@ -122,13 +138,13 @@ func accessCauses() []cause {
 				words: []string{"closes the connection of nixt at once", "allowed-users"},
 			},
 			remedy: func(p *patient, message string) {
-				p.nixConf(p.inMessage(message, `the line "(trusted-users = [^"]*)"`))
+				p.nixConf(p.inMessage(message, `the line "(extra-trusted-users = [^"]*)"`))
 			},
 		},
 		{
 			name: "trusted-users", title: "The user is not in trusted-users",
 			nixSays:  "`error: you are not privileged to build input-addressed derivations`, or `… because it lacks a signature by a trusted key`.",
-			mend:     "Add the user to `trusted-users` in /etc/nix/nix.conf (NixOS: `nix.settings.trusted-users`), and restart nix-daemon.",
+			mend:     "`extra-trusted-users = nix-ssh` in /etc/nix/nix.conf adds the user to those who are there (NixOS: `nix.settings.trusted-users`); then restart nix-daemon.",
 			versions: nixlab.Versions(),
 			breaks:   func(p *patient) { p.nixConf("trusted-users = root") },
 			want: diagnosis{
@@ -136,7 +152,7 @@ func accessCauses() []cause {
 				words: []string{"does not trust nixt", "restart nix-daemon"},
 			},
 			remedy: func(p *patient, message string) {
-				p.nixConf(p.inMessage(message, `the line "(trusted-users = [^"]*)"`))
+				p.nixConf(p.inMessage(message, `the line "(extra-trusted-users = [^"]*)"`))
 			},
 		},
 	}

@@ -39,6 +39,30 @@ func shellCauses() []cause {
 			},
 			remedy: func(p *patient, _ string) { p.setShell("/bin/sh") },
 		},
+		{
+			name: "true", title: "The login shell is true",
+			means:  "It ends at once, and as if all were well. A forced command that does nothing looks the same.",
+			mend:   "`chsh -s /bin/sh nix-ssh`; NixOS: `users.users.nix-ssh.useDefaultShell = true`.",
+			breaks: func(p *patient) { p.setShell("/bin/true") },
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "LoginShellDisabled",
+				words: []string{"without a word", "give the user a shell such as /bin/sh"},
+			},
+			remedy: func(p *patient, _ string) { p.setShell("/bin/sh") },
+		},
+		{
+			name: "startup-hangs", title: "The shell's startup file hangs",
+			means:   "It waits for something that does not come: a file system, a name server, an answer. Nothing that is to be run for the user starts then.",
+			nixSays: "nothing: clients hang.",
+			mend:    "Take out of `~/.bashrc` (`~/.zshenv`, …) what waits, or have it run for interactive shells only.",
+			prepare: func(p *patient) { p.setShell("bash") },
+			breaks:  func(p *patient) { p.run("echo sleep 600 >/home/nixt/.bashrc") },
+			want: diagnosis{
+				condition: v1alpha1.ConditionNixAvailable, reason: "NixDaemonNotAnswering",
+				words: []string{"nothing answers within 4s", "startup files of nixt's shell hang", "~/.bashrc"},
+			},
+			remedy: func(p *patient, _ string) { p.run("rm /home/nixt/.bashrc") },
+		},
 		forcedCommand("forced-other", "A forced command runs something else", "echo backups only", "LoginShellPrints", `prints "backups only"`, "have it run nix-daemon --stdio"),
 		forcedCommand("forced-serve", "A forced command is for ssh:// instead of ssh-ng://", "nix-store --serve --write", "NotNixProtocol", "have it run nix-daemon --stdio"),
 		{
@@ -157,7 +181,29 @@ func programCauses() []cause {
 				p.awaitVerified()
 			},
 		},
+		otherProgram("program-other", "remoteProgram is another program", "/bin/ls"),
+		otherProgram("program-nix", "remoteProgram is nix, not nix-daemon", "/usr/bin/nix"),
+		otherProgram("program-true", "remoteProgram is a program that does nothing", "/bin/true"),
 		notExecutable("bash"), notExecutable("tcsh"),
+	}
+}
+
+func otherProgram(name, title, program string) cause {
+	setProgram := func(p *patient, program string) {
+		p.changeSpec(func(spec *v1alpha1.NixBuilderSpec) { spec.RemoteProgram = program })
+	}
+	return cause{
+		name: name, title: title,
+		mend:   "Correct `spec.remoteProgram`, or leave it out where nix-daemon is on PATH.",
+		breaks: func(p *patient) { setProgram(p, program) },
+		want: diagnosis{
+			condition: v1alpha1.ConditionNixAvailable, reason: "NotNixProtocol",
+			words: []string{program + " is not nix-daemon", "correct spec.remoteProgram"},
+		},
+		remedy: func(p *patient, _ string) {
+			setProgram(p, "/usr/bin/nix-daemon")
+			p.awaitVerified()
+		},
 	}
 }
 

@@ -51,7 +51,7 @@ func featureDoubtful(name, title, feature string, words ...string) cause {
 	return cause{
 		name: name, title: title,
 		means: "The configuration is that of the user's own processes, not of the daemon, so it proves nothing, and the feature stays in the machines file.",
-		mend:  "Correct `spec.supportedFeatures`, or `system-features` in the machine's nix.conf.",
+		mend:  "Correct `spec.supportedFeatures` or `spec.mandatoryFeatures`, or `system-features` in the machine's nix.conf.",
 		breaks: func(p *patient) {
 			p.changeSpec(func(spec *v1alpha1.NixBuilderSpec) { spec.SupportedFeatures = []string{feature} })
 		},
