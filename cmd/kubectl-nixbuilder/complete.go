@@ -35,16 +35,7 @@ func (p *program) known(cmd *cobra.Command) []roster.Machine {
 	return roster.New(builders, time.Now()).Machines
 }
 
-// completeBuilders offers names of NixBuilders that are not there yet.
-func (p *program) completeBuilders(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var names []string
-	for _, m := range p.known(cmd) {
-		names = append(names, m.Builder)
-	}
-	return fresh(names, args), cobra.ShellCompDirectiveNoFileComp
-}
-
-// completeSubjects offers those of machines besides.
+// completeSubjects offers names of NixBuilders and machines that are not there yet.
 func (p *program) completeSubjects(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var names []string
 	for _, m := range p.known(cmd) {

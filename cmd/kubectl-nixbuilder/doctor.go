@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/cordon"
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/doctor"
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/show"
 )
@@ -19,8 +21,8 @@ const (
 	doctorHelp = `Check every requirement of a remote build, now, and say what to change.
 
 In a cluster the operator does the checking, from where it is and with its keys;
-this asks it to, waits, and prints what it found. NAME is a NixBuilder; without
-one, all of the namespace are checked.
+this asks it to, waits, and prints what it found. NAME is a NixBuilder, NAME/ENDPOINT
+one machine of it; without one, all of the namespace are checked.
 
 With --uri or --machines there is no cluster: the machines are checked from here,
 in the same way and with the same words. Keys and host keys are those of the line,
@@ -28,6 +30,7 @@ or else those that ssh would use: ~/.ssh/id_ed25519, id_ecdsa and id_rsa, and th
 known_hosts files. Neither ssh_config nor ssh-agent is looked at.`
 	doctorExample = `  kubectl nixbuilder doctor
   kubectl nixbuilder doctor linux -n ci -o json
+  kubectl nixbuilder doctor mac/mac-2
   kubectl nixbuilder doctor --uri ssh-ng://nix@mac-1.example.com --identity ./nix-builder
   kubectl nixbuilder doctor --machines /etc/nix/machines`
 
@@ -46,13 +49,13 @@ type doctorOptions struct {
 func (p *program) doctor() *cobra.Command {
 	o := doctorOptions{lines: doctor.Lines{Stdin: p.in}}
 	cmd := &cobra.Command{
-		Use:               "doctor [NAME...]",
+		Use:               "doctor [NAME[/ENDPOINT]...]",
 		Short:             "Check builders now, step by step, and say what to change",
 		Long:              doctorHelp,
 		Example:           doctorExample,
 		Args:              func(cmd *cobra.Command, args []string) error { return p.checkDoctor(cmd, &o, args) },
 		RunE:              func(cmd *cobra.Command, args []string) error { return p.runDoctor(cmd, &o, args) },
-		ValidArgsFunction: p.completeBuilders,
+		ValidArgsFunction: p.completeSubjects,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "also say what was found where nothing is wrong")
@@ -132,12 +135,33 @@ func (p *program) examine(cmd *cobra.Command, o *doctorOptions, names []string, 
 		return nil, err
 	}
 	asking := doctor.Asking{Namespace: p.namespace(c), Timeout: o.timeout, Hint: doctorHint, Poll: doctorPoll}
-	for _, name := range names {
-		asking.Names = append(asking.Names, bare(name))
+	if err := choose(&asking, names); err != nil {
+		return nil, err
 	}
 	report, err := doctor.Ask(cmd.Context(), c, asking, progress)
 	if err != nil {
 		return nil, fmt.Errorf("doctor: %w", err)
 	}
 	return report, nil
+}
+
+// choose fills in what is asked about. A NixBuilder that is named as a whole is reported as
+// such, whichever of its endpoints are named besides.
+func choose(asking *doctor.Asking, names []string) error {
+	asking.Only = make(map[string][]string)
+	for _, text := range names {
+		subject, err := cordon.ParseSubject(asking.Namespace, bare(text))
+		if err != nil {
+			return usage(err)
+		}
+		builder := subject.Builder.Name
+		switch {
+		case subject.Endpoint == "":
+			asking.Only[builder] = nil
+		case !slices.Contains(asking.Names, builder) || asking.Only[builder] != nil:
+			asking.Only[builder] = append(asking.Only[builder], subject.Endpoint)
+		}
+		asking.Names = append(asking.Names, builder)
+	}
+	return nil
 }

@@ -46,7 +46,7 @@ func TestCommandLines(t *testing.T) {
 		wantStderr string
 	}{
 		"none":                        {nil, 0, "Available Commands:", ""},
-		"help names the plugin":       {[]string{"doctor", "--help"}, 0, "kubectl nixbuilder doctor [NAME...]", ""},
+		"help names the plugin":       {[]string{"doctor", "--help"}, 0, "kubectl nixbuilder doctor [NAME[/ENDPOINT]...]", ""},
 		"unknown command":             {[]string{"docter"}, 64, "", `error: unknown command "docter" (kubectl nixbuilder --help)`},
 		"unknown flag":                {[]string{"list", "--x"}, 64, "", "error: unknown flag: --x (kubectl nixbuilder list --help)"},
 		"unknown format":              {[]string{"list", "-o", "yaml"}, 64, "", `no output format "yaml", only json and name`},
@@ -57,6 +57,8 @@ func TestCommandLines(t *testing.T) {
 		"no system":                   {[]string{"why"}, 64, "", "say the SYSTEM of the build"},
 		"no kubeconfig":               {[]string{"list", "--kubeconfig", nowhere}, 2, "", "error: read the kubeconfig"},
 		"names and a URI":             {[]string{"doctor", "x", "--uri", "ssh-ng://x"}, 64, "", "with --uri or --machines there are no NAMEs"},
+		"a name of three parts":       {[]string{"doctor", "a/b/c", "--kubeconfig", apiServer(t)}, 64, "", "is neither NAME nor NAME/ENDPOINT"},
+		"no such endpoint":            {[]string{"doctor", "linux/b", "--kubeconfig", apiServer(t)}, 2, "", "NixBuilder linux has no endpoint b, only a"},
 		"names and all namespaces":    {[]string{"doctor", "x", "-A"}, 64, "", "with -A there are no NAMEs"},
 		"a key for the operator":      {[]string{"doctor", "x", "--identity", "k"}, 64, "", "in a cluster the NixBuilder says all that"},
 		"a line that is none":         {[]string{"doctor", "--uri", "ssh-ng://x - - many"}, 64, "", "error: --uri:1:16"},
@@ -70,7 +72,7 @@ func TestCommandLines(t *testing.T) {
 		"time that runs backwards":    {[]string{"doctor", "--timeout", "-3s"}, 64, "", "not negative ones"},
 		"steps that run backwards":    {[]string{"doctor", "--uri", "ssh-ng://x", "--step-timeout", "-3s"}, 64, "", "not negative ones"},
 		"steps of the operator":       {[]string{"doctor", "--step-timeout", "3s"}, 64, "", "--step-timeout and --canary go with --uri"},
-		"help":                        {[]string{"help", "doctor"}, 0, "kubectl nixbuilder doctor [NAME...]", ""},
+		"help":                        {[]string{"help", "doctor"}, 0, "kubectl nixbuilder doctor [NAME[/ENDPOINT]...]", ""},
 		"help without a topic":        {[]string{"help"}, 0, "Available Commands:", ""},
 		"help about nothing":          {[]string{"help", "nope"}, 64, "", `error: there is no help about "nope"`},
 		"setup with a bad kind":       {[]string{"setup", "--for", "windows"}, 64, "", `--for "windows" does not match`},
@@ -173,5 +175,34 @@ func expectFields(t *testing.T, text string, kind reflect.Type) {
 			t.Errorf("docs/kubectl.md lacks the field %q of %s", name, kind)
 		}
 		expectFields(t, text, field.Type)
+	}
+}
+
+func TestEndpointsThatAreNamed(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		names    []string
+		want     map[string][]string
+		wantName string
+	}{
+		"a builder":                {[]string{"linux"}, map[string][]string{"linux": nil}, "linux"},
+		"as kubectl prints it":     {[]string{"nixbuilder.nixbuilder.io/linux"}, map[string][]string{"linux": nil}, "linux"},
+		"two machines":             {[]string{"linux/a", "linux/b"}, map[string][]string{"linux": {"a", "b"}}, "linux"},
+		"all, and one of them":     {[]string{"linux", "linux/b"}, map[string][]string{"linux": nil}, "linux"},
+		"one of them, and all":     {[]string{"linux/b", "linux"}, map[string][]string{"linux": nil}, "linux"},
+		"one of another, besides":  {[]string{"linux", "mac/a"}, map[string][]string{"linux": nil, "mac": {"a"}}, "linux"},
+		"all in between of others": {[]string{"linux/a", "linux", "linux/b"}, map[string][]string{"linux": nil}, "linux"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asking doctor.Asking
+			if err := choose(&asking, tc.names); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(asking.Only, tc.want) || asking.Names[0] != tc.wantName {
+				t.Errorf("%+v, want %v", asking, tc.want)
+			}
+		})
 	}
 }

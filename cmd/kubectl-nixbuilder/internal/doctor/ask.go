@@ -40,6 +40,9 @@ type Asking struct {
 	Namespace string
 	// Names are the NixBuilders; all where there are none.
 	Names []string
+	// Only are the endpoints of a NixBuilder that are reported, all where it has none.
+	// It is probed as a whole.
+	Only map[string][]string
 	// Timeout bounds the wait for answers. After Hint without any answer something
 	// is said about the operator.
 	Timeout, Hint time.Duration
@@ -94,10 +97,29 @@ func choose(all []v1alpha1.NixBuilder, a Asking) ([]types.NamespacedName, error)
 	if len(keys) == 0 {
 		return nil, ErrNone
 	}
+	for i := range all {
+		if err := lacks(&all[i], a.Only[all[i].Name]); err != nil {
+			return nil, err
+		}
+	}
 	slices.SortFunc(keys, func(a, b types.NamespacedName) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return keys, nil
+}
+
+// lacks complains about endpoints that a NixBuilder has not.
+func lacks(builder *v1alpha1.NixBuilder, endpoints []string) error {
+	var names []string
+	for i := range builder.Spec.Endpoints {
+		names = append(names, builder.Spec.Endpoints[i].Name)
+	}
+	for _, name := range endpoints {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("NixBuilder %s has no endpoint %s, only %s", builder.Name, name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 func keyOf(builder *v1alpha1.NixBuilder) types.NamespacedName {
@@ -214,10 +236,21 @@ func (w *waiting) report(ctx context.Context, all []v1alpha1.NixBuilder, asked [
 		case slices.Contains(w.open, key):
 			report.Builders = append(report.Builders, w.unanswered(ctx, builder, now))
 		default:
-			report.Builders = append(report.Builders, FromStatus(builder, machines.Verdicts(inNamespace(all, key.Namespace), now), now))
+			b := FromStatus(builder, machines.Verdicts(inNamespace(all, key.Namespace), now), now)
+			b.keep(w.asking.Only[key.Name])
+			report.Builders = append(report.Builders, b)
 		}
 	}
 	return report
+}
+
+// keep leaves out the machines that were not asked about.
+func (b *Builder) keep(endpoints []string) {
+	if len(endpoints) == 0 {
+		return
+	}
+	b.Machines = slices.DeleteFunc(b.Machines, func(m Machine) bool { return !slices.Contains(endpoints, m.Name) })
+	b.settle()
 }
 
 // unanswered reports a NixBuilder about which the operator said nothing, with what it

@@ -71,3 +71,22 @@ func TestSummaryOfDoubts(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// Who asks about one machine is told about that one, and of what is wrong with all.
+func TestOneMachine(t *testing.T) {
+	t.Parallel()
+	b := Builder{
+		Steps: []Step{{Type: "Accepted", Status: "True"}},
+		Machines: []Machine{
+			{Name: "a", Steps: []Step{{Type: "Reachable", Status: "True"}}},
+			{Name: "b", Steps: []Step{{Type: "Reachable", Status: "False"}}},
+		},
+	}
+	b.settle()
+	if b.keep(nil); len(b.Machines) != 2 || b.Finding != Wrong {
+		t.Errorf("all of them: %+v", b)
+	}
+	if b.keep([]string{"a"}); len(b.Machines) != 1 || b.Machines[0].Name != "a" || b.Finding != Well {
+		t.Errorf("one of them: %+v", b)
+	}
+}
