@@ -140,7 +140,7 @@ func (p *program) unserved(ctx context.Context, c *cluster.Client, s cordon.Subj
 func stillCordoned(s cordon.Subject, before *v1alpha1.NixBuilder, now time.Time) string {
 	if s.Endpoint != "" {
 		if before.Spec.Cordon.ActiveAt(now) {
-			return fmt.Sprintf("stays out of use: all of %s is cordoned (%s)", s.Builder.Name, before.Spec.Cordon.Reason)
+			return fmt.Sprintf("stays out of use: all of %[1]s is cordoned (%[2]s); kubectl nixbuilder uncordon %[1]s ends that", s.Builder.Name, before.Spec.Cordon.Reason)
 		}
 		return ""
 	}
@@ -159,6 +159,12 @@ func stillCordoned(s cordon.Subject, before *v1alpha1.NixBuilder, now time.Time)
 func (s *cordonedSubject) print(p *show.Printer) {
 	text := s.Name + " is "
 	switch {
+	case s.Cordon == nil && s.Note != "" && strings.Contains(s.Name, "/"):
+		// It is under another cordon, so it is not to be called uncordoned.
+		text = s.Name + " has no cordon of its own"
+		if s.Changed {
+			text += " any more"
+		}
 	case s.Cordon == nil && s.Changed:
 		text += "uncordoned"
 	case s.Cordon == nil:

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/show"
 )
 
 // apiServer knows NixBuilder linux in namespace ci and no other; it returns a kubeconfig.
@@ -72,5 +74,30 @@ func TestErrorsAreClean(t *testing.T) {
 		if got := runProgram(t, args...); got.status == 0 || strings.ContainsAny(got.stdout+got.stderr, "\x1b\x07") {
 			t.Errorf("%q: %+v", args, got)
 		}
+	}
+}
+
+// A machine under the cordon of its builder is not called uncordoned.
+func TestUncordonInWords(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		subject cordonedSubject
+		want    string
+	}{
+		"uncordoned":               {cordonedSubject{Name: "linux/a", Changed: true}, "linux/a is uncordoned\n"},
+		"not cordoned":             {cordonedSubject{Name: "linux/a"}, "linux/a is not cordoned\n"},
+		"one of a cordoned":        {cordonedSubject{Name: "linux/a", Note: "stays"}, "linux/a has no cordon of its own\n  stays\n"},
+		"one no longer by itself":  {cordonedSubject{Name: "linux/a", Changed: true, Note: "stays"}, "linux/a has no cordon of its own any more\n  stays\n"},
+		"all, but for one of them": {cordonedSubject{Name: "linux", Changed: true, Note: "these stay"}, "linux is uncordoned\n  these stay\n"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			tc.subject.print(show.New(&out, os.Getenv))
+			if out.String() != tc.want {
+				t.Errorf("%q, want %q", out.String(), tc.want)
+			}
+		})
 	}
 }

@@ -4,11 +4,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/cluster"
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/roster"
 	"nixbuilder.io/nix-builder-operator/cmd/kubectl-nixbuilder/internal/show"
 )
@@ -59,28 +61,41 @@ func where(namespace string) string {
 	return "in namespace " + namespace + " (-A looks in all)"
 }
 
+// The operator writes the machines file within a second or two of what it learns.
+const (
+	filePatience = 5 * time.Second
+	filePoll     = 300 * time.Millisecond
+)
+
+// readFile reads what is published to the namespace, and what the NixBuilders call for.
+func readFile(ctx context.Context, c *cluster.Client) (*roster.File, error) {
+	builders, err := c.List(ctx, c.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	data, published, err := c.MachinesFile(ctx, c.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	return roster.NewFile(builders, c.Namespace, data, published, time.Now())
+}
+
 func (p *program) machines() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "machines",
 		Short: "Print the machines file of a namespace, and who is left out of it and why",
 		Long: `Print the machines file that the ConfigMap nix-machines of the namespace has. Comments
 at its end say which machines are left out, and why. Exit status 1: the ConfigMap is
-missing, or does not have what the NixBuilders call for.`,
+missing, or does not have what the NixBuilders call for, also after a few seconds.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.connect()
 			if err != nil {
 				return err
 			}
-			builders, err := c.List(cmd.Context(), c.Namespace)
-			if err != nil {
-				return err
-			}
-			data, published, err := c.MachinesFile(cmd.Context(), c.Namespace)
-			if err != nil {
-				return err
-			}
-			file, err := roster.NewFile(builders, c.Namespace, data, published, time.Now())
+			file, err := roster.Settle(cmd.Context(), func(ctx context.Context) (*roster.File, error) {
+				return readFile(ctx, c)
+			}, filePatience, filePoll)
 			if err != nil {
 				return err
 			}

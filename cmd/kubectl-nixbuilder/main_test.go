@@ -75,7 +75,7 @@ func TestCommandLines(t *testing.T) {
 		"help":                        {[]string{"help", "doctor"}, 0, "kubectl nixbuilder doctor [NAME[/ENDPOINT]...]", ""},
 		"help without a topic":        {[]string{"help"}, 0, "Available Commands:", ""},
 		"help about nothing":          {[]string{"help", "nope"}, 64, "", `error: there is no help about "nope"`},
-		"setup with a bad kind":       {[]string{"setup", "--for", "windows"}, 64, "", `--for "windows" does not match`},
+		"setup with a bad kind":       {[]string{"setup", "--for", "windows"}, 64, "", `--for "windows" cannot be used here: it has to be linux, nixos or macos`},
 		"setup to pipe without a key": {[]string{"setup", "--only", "machine"}, 64, "", "--only needs --public-key"},
 		"setup of nothing":            {[]string{"setup", "--only", "x"}, 64, "", "--only is machine or cluster"},
 		"setup":                       {[]string{"setup", "-n", "ci"}, 0, "kubectl -n ci create secret generic builder-key", ""},

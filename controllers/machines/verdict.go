@@ -103,21 +103,22 @@ func (e *endpoint) verdict(systems []string) Verdict {
 			v.Line, v.Systems = strings.TrimSuffix(string(line), "\n"), systems
 		}
 	}
-	v.Why = e.outOfUse(len(systems) > 0, v.Missing)
+	v.Why = e.outOfUse(systems, v.Missing)
 	return v
 }
 
-// outOfUse explains why an endpoint that is not in use has a line, or has none.
-func (e *endpoint) outOfUse(listed bool, missing []string) string {
+// outOfUse explains why an endpoint that is not in use has a line for these systems, or has
+// none.
+func (e *endpoint) outOfUse(listed, missing []string) string {
 	if e.inUse() {
 		return ""
 	}
 	state := e.idle()
 	switch {
-	case !listed:
+	case len(listed) == 0:
 		return state + ", and others do its builds or were healthy after it"
 	case len(missing) > 0:
-		return state + "; others do its builds for " + strings.Join(missing, ", ") + ", none those of its line"
+		return state + ", but nobody else builds for " + strings.Join(listed, ", ") + "; others do for " + strings.Join(missing, ", ")
 	default:
 		return state + ", but listed, since nobody else does its builds"
 	}

@@ -51,7 +51,7 @@ func TestVerdicts(t *testing.T) {
 		"never healthy":      {[]*wrapper{one("a", never)}, false, "was never healthy"},
 		"others are in use":  {[]*wrapper{one("a", down("", time.Minute)), one("b", healthy(""))}, false, "others do its builds"},
 		"nobody else is":     {[]*wrapper{one("a", down("", time.Minute))}, true, "nobody else does its builds"},
-		"for one system":     {[]*wrapper{one("a", down("", time.Minute)).Systems("x86_64-linux", "aarch64-linux"), one("b", healthy(""))}, true, "others do its builds for x86_64-linux, none those of its line"},
+		"for one system":     {[]*wrapper{one("a", down("", time.Minute)).Systems("x86_64-linux", "aarch64-linux"), one("b", healthy(""))}, true, "out of use (ConnectionRefused), but nobody else builds for aarch64-linux; others do for x86_64-linux"},
 		"without a host key": {[]*wrapper{linux("a").Endpoint("a", "x.example").TrustOnFirstUse().EndpointStatus(healthy("a"))}, false, "no host key is known"},
 	}
 	for name, tc := range tests {

@@ -4,6 +4,7 @@
 package roster
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -56,9 +57,32 @@ func NewFile(builders []v1alpha1.NixBuilder, namespace string, data map[string]s
 	return f, nil
 }
 
+// Settle reads a file until it is current or patience is over. Who has just been told that a
+// machine is listed may ask before the operator has written so.
+func Settle(ctx context.Context, read func(context.Context) (*File, error), patience, poll time.Duration) (*File, error) {
+	end := time.Now().Add(patience)
+	for {
+		f, err := read(ctx)
+		// Where there are no machines nothing is to be written.
+		if err != nil || f.Current || len(f.Machines) == 0 || !time.Now().Before(end) {
+			return f, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(poll):
+		}
+	}
+}
+
 // Print writes the file as it is, with what is to be explained as comments: it is a
 // machines file still.
 func (f *File) Print(p *show.Printer) {
+	if len(f.Machines) == 0 && (f.Current || !f.Published) {
+		// The text would have one look for the reasons of NixBuilders.
+		p.Linef("%s", p.Styled(show.Dim, "# There are no NixBuilders in namespace "+f.Namespace+"."))
+		return
+	}
 	for line := range strings.Lines(f.Text) {
 		p.Linef("%s", show.Clean(strings.TrimSuffix(line, "\n")))
 	}

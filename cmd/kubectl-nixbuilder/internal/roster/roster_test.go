@@ -5,9 +5,11 @@ package roster
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -135,5 +137,48 @@ func TestFile(t *testing.T) {
 				t.Errorf("current: %t\n%s", f.Current, got)
 			}
 		})
+	}
+}
+
+// A file is waited for, but not for ever, and not where nobody will write one.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	some := []Verdict{{Machine: "one/a"}}
+	tests := map[string]struct {
+		machines []Verdict
+		current  time.Duration // when it becomes so
+		want     bool
+		wantTook time.Duration
+	}{
+		"current":         {some, 0, true, 0},
+		"current soon":    {some, 2500 * time.Millisecond, true, 3 * time.Second},
+		"never current":   {some, time.Hour, false, 5 * time.Second},
+		"nothing to wait": {nil, time.Hour, false, 0},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				started := time.Now()
+				read := func(context.Context) (*File, error) {
+					return &File{Machines: tc.machines, Current: time.Since(started) >= tc.current}, nil
+				}
+				f, err := Settle(t.Context(), read, 5*time.Second, time.Second)
+				if took := time.Since(started); err != nil || f.Current != tc.want || took != tc.wantTook {
+					t.Errorf("%+v after %s, %v", f, took, err)
+				}
+			})
+		})
+	}
+}
+
+func TestFileOfNobody(t *testing.T) {
+	t.Parallel()
+	f, err := NewFile(nil, "ci", nil, false, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := printed(f.Print), "# There are no NixBuilders in namespace ci.\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

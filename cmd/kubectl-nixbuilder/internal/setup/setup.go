@@ -154,21 +154,22 @@ func (d *data) check() error {
 	const (
 		account = `^[A-Za-z0-9_][A-Za-z0-9_.-]*$`
 		name    = `^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+		named   = "a name of Kubernetes: small letters, digits, - and ., with a letter or digit at both ends"
 	)
-	for _, field := range []struct{ flag, value, pattern string }{
-		{"--for", d.For, `^(linux|nixos|macos)$`},
-		{"--user", d.User, account},
-		{"--name", d.Name, name},
-		{"--secret", d.Secret, name},
-		{"--namespace", cmp.Or(d.Namespace, "x"), name},
-		{"--host", d.Host, `^[a-z0-9.:-]+$`},
-		{"--remote-program", cmp.Or(d.RemoteProgram, "/x"), `^/[A-Za-z0-9._/+-]+$`},
-		{"the path of the private key", d.PrivateKey, `^[A-Za-z0-9._/+@-]+$`},
-		{"--from", cmp.Or(strings.Join(d.From, ","), "x"), `^[A-Za-z0-9.,:/*?!-]+$`},
-		{"--system", cmp.Or(strings.Join(d.Systems, ","), "x"), `^[A-Za-z0-9_,-]+$`},
+	for _, field := range []struct{ flag, value, pattern, takes string }{
+		{"--for", d.For, `^(linux|nixos|macos)$`, "linux, nixos or macos"},
+		{"--user", d.User, account, "the name of an account: letters, digits, ., - and _"},
+		{"--name", d.Name, name, named},
+		{"--secret", d.Secret, name, named},
+		{"--namespace", cmp.Or(d.Namespace, "x"), name, named},
+		{"--host", d.Host, `^[a-z0-9.:-]+$`, "a DNS name in small letters, or an address"},
+		{"--remote-program", cmp.Or(d.RemoteProgram, "/x"), `^/[A-Za-z0-9._/+-]+$`, "a path that begins with /, without blanks or other special characters"},
+		{"the path of the private key", d.PrivateKey, `^[A-Za-z0-9._/+@-]+$`, "one without blanks or other special characters"},
+		{"--from", cmp.Or(strings.Join(d.From, ","), "x"), `^[A-Za-z0-9.,:/*?!-]+$`, "an address, a range such as 10.0.0.0/8, or a pattern of host names"},
+		{"--system", cmp.Or(strings.Join(d.Systems, ","), "x"), `^[A-Za-z0-9_,-]+$`, "a system such as x86_64-linux"},
 	} {
 		if !regexp.MustCompile(field.pattern).MatchString(field.value) {
-			return fmt.Errorf("%s %q does not match %s", field.flag, field.value, field.pattern)
+			return fmt.Errorf("%s %q cannot be used here: it has to be %s", field.flag, field.value, field.takes)
 		}
 	}
 	if d.DaemonOnly && len(d.Systems) == 0 {

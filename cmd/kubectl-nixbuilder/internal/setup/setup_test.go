@@ -4,7 +4,9 @@
 package setup
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +146,57 @@ func TestSyntax(t *testing.T) {
 					t.Errorf("for %q the machine's part says:\n%s", user, text.Machine)
 				}
 			}
+		}
+	}
+}
+
+// The last thing that a script prints is a host key that is there; without any it fails.
+func TestHostKeyOfTheMachine(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		files      map[string]string
+		want       string
+		wantFailed bool
+	}{
+		"the usual one": {map[string]string{"ed25519": "ssh-ed25519 AAAA root@m\n", "rsa": "ssh-rsa BBBB\n"}, "hostKeys: ssh-ed25519 AAAA\n", false},
+		"another one":   {map[string]string{"rsa": "ssh-rsa BBBB root@m\n"}, "hostKeys: ssh-rsa BBBB\n", false},
+		"an empty one":  {map[string]string{"ed25519": "", "ecdsa": "ecdsa-sha2-nistp256 CCCC\n"}, "hostKeys: ecdsa-sha2-nistp256 CCCC\n", false},
+		"none":          {nil, "ssh-keygen -A", true},
+	}
+	for name, tc := range tests {
+		for _, kind := range []string{Linux, MacOS} {
+			t.Run(name+" on "+kind, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				for key, text := range tc.files {
+					if err := os.WriteFile(filepath.Join(dir, "ssh_host_"+key+"_key.pub"), []byte(text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				text, err := New(Options{For: kind})
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, end, _ := strings.Cut(text.Machine, "\nhost_key=\n")
+				script := "set -eu\nhost_key=\n" + strings.ReplaceAll(end, "/etc/ssh/", dir+"/")
+				output, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput()
+				if (err != nil) != tc.wantFailed || !strings.Contains(string(output), tc.want) {
+					t.Errorf("%v: %s", err, output)
+				}
+			})
+		}
+	}
+}
+
+// What a flag takes is said in words.
+func TestRefusalsAreProse(t *testing.T) {
+	t.Parallel()
+	for _, o := range []Options{
+		{For: "windows"}, {For: Linux, User: "a b"}, {For: Linux, Name: "A"}, {For: Linux, Host: "X"}, {For: Linux, From: []string{"a b"}},
+		{For: Linux, RemoteProgram: "nix"}, {For: Linux, Systems: []string{"a b"}}, {For: Linux, PrivateKey: "a b"},
+	} {
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), "has to be") || strings.ContainsAny(err.Error(), "^$[]*") {
+			t.Errorf("%+v: %v", o, err)
 		}
 	}
 }

@@ -45,4 +45,13 @@ cat >/etc/ssh/sshd_config.d/010-nix-builder.conf <<'END'
 pmset -a sleep 0
 
 # What the NixBuilder has to say.
-echo "hostKeys: $(cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub)"
+host_key=
+for type in ed25519 ecdsa rsa; do
+	file=/etc/ssh/ssh_host_${type}_key.pub
+	if [ -z "$host_key" ] && [ -s "$file" ]; then host_key=$(cut -d ' ' -f 1,2 "$file"); fi
+done
+if [ -z "$host_key" ]; then
+	echo 'there is no host key in /etc/ssh: make some (ssh-keygen -A), restart sshd, and run this again' >&2
+	exit 1
+fi
+echo "hostKeys: $host_key"
