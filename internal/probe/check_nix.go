@@ -78,7 +78,11 @@ func (c *checker) hello(ctx context.Context, t *Target, conn *sshconn.Conn) (dae
 // takes for its own. The path asked for exists nowhere.
 func (c *checker) askClient(ctx context.Context, t *Target, conn *sshconn.Conn, f *nixFailure) {
 	switch f.reason {
-	case ReasonDaemonExited, ReasonDaemonHungUp, ReasonDaemonDenied, ReasonLoginDisabled:
+	case ReasonDaemonExited, ReasonDaemonHungUp, ReasonDaemonDenied:
+	case ReasonLoginDisabled:
+		if !f.well {
+			return
+		}
 	default:
 		return
 	}
@@ -92,16 +96,16 @@ func (c *checker) askClient(ctx context.Context, t *Target, conn *sshconn.Conn, 
 	} else if f.reason == ReasonDaemonExited && f.text == "" && answer.mute {
 		// Nothing of Nix fails in silence, whatever it is asked: this is the shell.
 		f.reason = ReasonLoginDisabled
-	} else if f.reason == ReasonLoginDisabled && f.silent {
+	} else if f.reason == ReasonLoginDisabled {
 		f.reason = t.silentEnd(&answer)
 	}
 }
 
 // silentEnd tells what ends well and without a word, where nix-daemon should have
-// answered. Nothing of Nix does so: client is how an ordinary client fared next to it.
+// answered. Nothing of Nix prints nothing where it succeeds: client is how an ordinary client fared next to it.
 func (t *Target) silentEnd(client *said) Reason {
 	switch {
-	case client.success && len(client.stdout) == 0 && client.stderr == "":
+	case client.success && len(client.stdout) == 0:
 		return ReasonLoginDisabled
 	case t.RemoteProgram != "", strings.Contains(client.stderr, "is not valid"):
 		// The shell runs other programs, and Nix itself works if it is there.
@@ -231,7 +235,7 @@ func notStarted(err error) *nixFailure {
 func (s *daemonStdio) explain(err error) *nixFailure {
 	f := &nixFailure{status: "no exit status", silent: !s.heard.Load()}
 	if s.exited {
-		f.status = s.status.String()
+		f.status, f.well = s.status.String(), s.status.Success()
 	}
 	stderr := s.Stderr()
 	var version *daemon.VersionError

@@ -71,6 +71,14 @@ func TestProgramFaults(t *testing.T) {
 			exec: fail(3, "boo\n"), program: "/opt/boo", wantReason: ReasonDaemonExited,
 			wantWords: []string{"run \"/opt/boo --stdio\" there as nixt", "correct spec.remoteProgram"},
 		},
+		"git-shell": {
+			exec:       fail(128, "fatal: unrecognized command 'nix-daemon --stdio'\n"),
+			wantReason: ReasonLoginDisabled, wantWords: []string{"unrecognized command", "/bin/sh"},
+		},
+		"forced command that is choosy": {
+			exec:       fail(1, "not allowed: nix-daemon --stdio\n"),
+			wantReason: ReasonDaemonExited, wantWords: []string{"not allowed: nix-daemon --stdio"},
+		},
 		"forced command for ssh://": {
 			exec:       fail(1, "error: protocol mismatch\n"),
 			wantReason: ReasonNotNixProtocol, wantWords: []string{"have it run nix-daemon --stdio"},
@@ -100,6 +108,7 @@ func TestProgramEndsInSilence(t *testing.T) {
 		wantWords  []string
 	}{
 		"the shell runs nothing":     {"", fail(0, ""), ReasonLoginDisabled, []string{"without a word"}},
+		"but says why":               {"", fail(0, "go away\n"), ReasonLoginDisabled, nil},
 		"nothing beside it":          {"/bin/true", fail(127, "sh: /bin/nix-store: not found\n"), ReasonNotNixProtocol, []string{"/bin/true is not nix-daemon", "exit status 0, it says nothing"}},
 		"Nix beside it":              {"/usr/bin/true", fail(1, notValid), ReasonNotNixProtocol, []string{"/usr/bin/true is not nix-daemon"}},
 		"something called so":        {"", fail(1, notValid), ReasonNotNixProtocol, []string{"nix-daemon does not speak"}},

@@ -178,6 +178,7 @@ type nixFailure struct {
 	text   string // of the builder
 	place  place  // of a program that is not where it is looked for
 	silent bool   // nothing came on standard output
+	well   bool   // it ended with status 0
 }
 
 func messageNix(t *Target, f nixFailure) string {

@@ -52,6 +52,7 @@ func shellSayings() []saying {
 	return []saying{
 		{[]string{"account is currently not available"}, ReasonLoginDisabled},
 		{[]string{"account has expired"}, ReasonLoginDisabled},
+		{[]string{"unrecognized command"}, ReasonLoginDisabled}, // git-shell
 		{[]string{"command not found"}, ReasonNixNotFound},
 		{[]string{"unknown command"}, ReasonNixNotFound},
 		{[]string{": not found"}, ReasonNixNotFound},
@@ -92,7 +93,7 @@ func endReason(status sshconn.ExitStatus, exited bool, program, said string) Rea
 			return saying.reason
 		}
 	}
-	if refusesOption(lower) {
+	if refusesOption(strings.ReplaceAll(lower, strings.ToLower(program)+" --stdio", "")) { // who quotes all of it is no such program
 		return ReasonNotNixProtocol
 	}
 	if strings.HasPrefix(said, program+": ") && !strings.Contains(lower, "error") && status.Code == exitTcsh {
