@@ -159,8 +159,9 @@ var statusPage = regexp.MustCompile(`msg="Serving status page" address=(\S+)`)
 func (d *demo) explain() {
 	d.screen.step("Everything is left running")
 	d.screen.say("Use the cluster:")
-	d.screen.command("export KUBECONFIG=" + filepath.Join(d.dir, "kubeconfig") + " PATH=" + filepath.Dir(d.cluster.Kubectl()) + ":$PATH")
+	d.screen.command("export KUBECONFIG=" + filepath.Join(d.dir, "kubeconfig") + " PATH=" + d.binaries() + ":$PATH")
 	d.screen.command("kubectl get nixbuilders; kubectl describe nixbuilder " + d.builders[len(d.builders)-1].Name())
+	d.screen.command("kubectl nixbuilder doctor " + d.builders[len(d.builders)-1].Name() + "   # what is wrong, and what to change")
 	d.screen.command("kubectl get events; kubectl get configmap nix-machines -o yaml")
 	if log, err := os.ReadFile(d.dispatcher.log); err == nil {
 		if served := statusPage.FindSubmatch(log); served != nil {

@@ -41,13 +41,19 @@ func (d *demo) startCluster(context.Context) error {
 	if err := d.cluster.WriteKubeconfig(kubeconfig); err != nil {
 		return err
 	}
-	binaries := filepath.Join(d.tree, "bin") + ":" + filepath.Dir(d.cluster.Kubectl())
+	binaries := d.binaries()
 	d.screen.say("etcd and kube-apiserver are up. There are no nodes: pods are played by programs on this machine.")
 	d.screen.command("cd " + d.dir)
 	d.screen.command("export KUBECONFIG=" + kubeconfig)
 	d.screen.command("export PATH=" + binaries + ":$PATH")
 	d.shell.env = append(d.shell.env, "KUBECONFIG="+kubeconfig, "PATH="+binaries+":"+os.Getenv("PATH"))
 	return nil
+}
+
+// binaries is what to put into PATH: the programs of this tree, the plugin for kubectl
+// among them, and kubectl.
+func (d *demo) binaries() string {
+	return filepath.Join(d.tree, "bin") + ":" + filepath.Dir(d.cluster.Kubectl())
 }
 
 func (d *demo) startBuilders(ctx context.Context) error {
@@ -178,7 +184,8 @@ func (d *demo) showStatus(ctx context.Context) error {
 		return err
 	}
 	d.screen.say("Why is %s not Ready?", broken)
-	why, err := d.shell.run(ctx, "kubectl get nixbuilder "+broken+` -o jsonpath='{range .status.conditions[?(@.type=="Trusted")]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'`)
+	// The exit status says that something is wrong, as it should here.
+	why, err := d.shell.run(ctx, "kubectl nixbuilder doctor "+broken+" || test $? = 1")
 	if err != nil {
 		return err
 	}
