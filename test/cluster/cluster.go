@@ -19,6 +19,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"nixbuilder.io/nix-builder-operator/test/keeper"
 	"nixbuilder.io/nix-builder-operator/test/nixlab"
 )
 
@@ -43,8 +44,8 @@ type Cluster struct {
 	dir         string
 	group       string // its control group
 	progress    func(string)
-	keeper      *keeper
-	starter     *starter
+	keeper      *keeper.Keeper
+	starter     *keeper.Starter
 	credentials credentials
 
 	mu       sync.Mutex
@@ -73,10 +74,10 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if c.progress == nil {
 		c.progress = func(string) {}
 	}
-	if c.keeper, err = startKeeper(dir, groupDirectories(c.group)); err != nil {
+	if c.keeper, err = keeper.Start("cluster-keeper", dir, groupDirectories(c.group)...); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	c.starter = newStarter()
+	c.starter = keeper.NewStarter()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
@@ -286,9 +287,9 @@ func (c *Cluster) Close() error {
 	if lab != nil {
 		err = lab.Close()
 	}
-	c.starter.stop()
+	c.starter.Stop()
 	stopped := time.Since(began)
-	err = errors.Join(err, c.keeper.release())
+	err = errors.Join(err, c.keeper.Release())
 	c.progress(fmt.Sprintf("all is stopped (%.1f s) and removed (%.1f s)", stopped.Seconds(), time.Since(began).Seconds()))
 	return err
 }

@@ -134,7 +134,7 @@ func (n *Node) start(ctx context.Context) error {
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWNET,
 		Setsid:     true,
 	}
-	err = n.cluster.starter.start(command)
+	err = n.cluster.starter.Start(command)
 	readyWrite.Close()
 	if err != nil {
 		return err

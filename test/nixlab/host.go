@@ -157,7 +157,7 @@ func (h *Host) start(ctx context.Context) error {
 		flags |= syscall.CLONE_NEWNET
 	}
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
-	err = h.lab.starter.start(command)
+	err = h.lab.starter.Start(command)
 	readyWrite.Close()
 	if err != nil {
 		return fmt.Errorf("start host %s: %w", h.name, err)

@@ -18,6 +18,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
+
+	"nixbuilder.io/nix-builder-operator/test/keeper"
 )
 
 // Options for [New]. The zero value is useful.
@@ -35,8 +37,8 @@ type Options struct {
 type Lab struct {
 	dir      string
 	progress func(string)
-	keeper   *keeper
-	starter  *starter
+	keeper   *keeper.Keeper
+	starter  *keeper.Starter
 	prefix   string       // of the addresses: "127.a.b."
 	claim    net.Listener // keeps other labs from using the same prefix
 	// clientKey is the public half of the key that builders accept.
@@ -64,10 +66,10 @@ func New(opts Options) (*Lab, error) {
 	if l.progress == nil {
 		l.progress = func(string) {}
 	}
-	if l.keeper, err = startKeeper(dir); err != nil {
+	if l.keeper, err = keeper.Start("nixlab-keeper", dir); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	l.starter = newStarter()
+	l.starter = keeper.NewStarter()
 	if l.prefix, l.claim, err = claimAddresses(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -142,12 +144,12 @@ func (l *Lab) Close() error {
 		h.Kill()
 	}
 	if l.starter != nil {
-		l.starter.stop()
+		l.starter.Stop()
 	}
 	if l.claim != nil {
 		l.claim.Close()
 	}
-	return l.keeper.release()
+	return l.keeper.Release()
 }
 
 // nextAddress returns a loopback address that nothing else in the lab has.
