@@ -42,12 +42,12 @@ var _ = Describe("A request for a probe", func() {
 
 	It("is answered once, when the last endpoint's result is in", func(ctx SpecContext) {
 		h := newHarness(ctx)
-		builder := h.create(ctx, two())
+		h.create(ctx, two())
 		good := healthy(h.clock.Now(), builders.HostKey("a"))
 		bad := failed(h.clock.Now(), probe.StateUnhealthy, probe.StepNixAvailable, probe.ReasonNixNotFound, "b (b.example.com:22): set spec.remoteProgram")
 		h.knows("linux", "a", good)
 		h.knows("linux", "b", bad)
-		builder, _ = h.reconcile(ctx, "linux")
+		builder, _ := h.reconcile(ctx, "linux")
 		Expect(builder.Status.LastProbe).To(BeNil())
 		Expect(h.requests()).To(BeEmpty())
 
@@ -138,8 +138,8 @@ var _ = Describe("A request for a probe", func() {
 
 	It("for which Secrets are read again", func(ctx SpecContext) {
 		h := newHarness(ctx)
-		builder := h.create(ctx, builders.MakeNixBuilder("linux").Endpoint("a", "a.example.com").Secrets("late"))
-		builder, _ = h.reconcile(ctx, "linux")
+		h.create(ctx, builders.MakeNixBuilder("linux").Endpoint("a", "a.example.com").Secrets("late"))
+		builder, _ := h.reconcile(ctx, "linux")
 		Expect(builder).To(haveCondition(v1alpha1.ConditionCredentialsValid, isFalse, "SecretNotFound"))
 		key, _ := sshtest.NewKeyFile(GinkgoTB())
 		h.createSecret(ctx, credential(h.namespace, "late", key))
